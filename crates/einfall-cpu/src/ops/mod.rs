@@ -1,0 +1,3 @@
+//! The loops around the kernels.
+
+pub mod gemm;
