@@ -19,7 +19,7 @@
 use std::mem::MaybeUninit;
 
 use crate::isa::Isa;
-use crate::kernels::tile::{Accumulator, MAX_LANES, TileElement, Vector};
+use crate::kernels::tile::{Accumulator, MAX_LANES, TileElement, Vector, prefetch};
 
 /// Where the rows or columns of a matrix lie, in elements from its base.
 #[derive(Clone, Copy, Debug)]
@@ -240,6 +240,10 @@ unsafe fn copy<T: TileElement, V: Vector<Elem = T::Acc>>(
             if T::IS_ACC {
                 let run = run.cast::<T::Acc>();
                 let mut x = 0;
+                // Panels are narrow and rows long: the next panel's part of this row is not fetched by itself.
+                for x in (0..stride).step_by(V::LANES) {
+                    prefetch(run.wrapping_add(stride + x));
+                }
                 while x + V::LANES < stride {
                     V::load(run.add(x)).store(row.add(x));
                     x += V::LANES;

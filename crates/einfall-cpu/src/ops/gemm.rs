@@ -32,7 +32,7 @@ use std::mem::MaybeUninit;
 use std::ptr;
 
 use crate::isa::Isa;
-use crate::kernels::tile::{Accumulator, TILE_LEN, Tile, TileElement, TileFn, TileKernel, store};
+use crate::kernels::tile::{Accumulator, TILE_LEN, Tile, TileElement, TileKernel, prefetch, store};
 use crate::pack::{Matrix, MatrixMut, Offsets, pack, packed_len};
 
 /// What becomes of the old values of C.
@@ -51,8 +51,6 @@ pub struct Caches {
     pub l1_bytes: usize,
     /// Second-level cache.
     pub l2_bytes: usize,
-    /// This core's share of the last level.
-    pub l3_bytes: usize,
 }
 
 impl Default for Caches {
@@ -61,7 +59,6 @@ impl Default for Caches {
         Caches {
             l1_bytes: 32 << 10,
             l2_bytes: 512 << 10,
-            l3_bytes: 4 << 20,
         }
     }
 }
@@ -69,11 +66,11 @@ impl Default for Caches {
 /// Block lengths of the loops around the micro-kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Blocking {
-    /// Rows of A in a block, which should stay in the second-level cache.
+    /// The most rows of A that are packed at a time, if they are used for several blocks of columns; else a sixteenth.
     pub mc: usize,
     /// Length along k. It decides how each element is rounded; all calls that must agree use the same.
     pub kc: usize,
-    /// Columns of B in a block.
+    /// Columns of B in a block, which stays in the second-level cache.
     pub nc: usize,
 }
 
@@ -81,12 +78,12 @@ impl Blocking {
     /// The block lengths for an element type on a machine.
     pub fn new<T: TileElement>(isa: Isa, caches: Caches) -> Self {
         let kernel = T::Acc::kernel(isa);
-        let width = kernel.max_width();
         let bytes = size_of::<T::Acc>();
-        let columns = width * kernel.lanes;
-        let kc = (caches.l1_bytes * 2 / 3 / (columns * bytes) / 16 * 16).clamp(64, 512);
-        let mc = (caches.l2_bytes / 2 / (kc * bytes)).max(kernel.max_height(width));
-        let nc = (caches.l3_bytes / 2 / (kc * bytes) / columns * columns).max(columns);
+        let columns = kernel.max_width() * kernel.lanes;
+        // A panel of A takes about a sixth of the first-level cache, and a block of B half of the second.
+        let kc = (caches.l1_bytes / 32 / bytes / 16 * 16).clamp(64, 512);
+        let nc = (caches.l2_bytes / 2 / (kc * bytes) / columns * columns).max(columns);
+        let mc = (caches.l2_bytes * 2 / (kc * bytes)).max(kernel.max_height(1));
         Blocking { mc, kc, nc }
     }
 }
@@ -319,14 +316,11 @@ impl<T: TileElement> Right<'_, T> {
     }
 }
 
-/// Columns of a panel of B.
+/// Columns of a panel of B: panels of nearly equal width, none wider than a tile.
 #[inline(always)]
 fn step_of<E>(kernel: &TileKernel<E>, n: usize) -> usize {
-    if n <= kernel.lanes {
-        kernel.lanes
-    } else {
-        kernel.max_width() * kernel.lanes
-    }
+    let vectors = n.div_ceil(kernel.lanes).max(1);
+    vectors.div_ceil(vectors.div_ceil(kernel.max_width())) * kernel.lanes
 }
 
 /// The block along k: equal blocks, but for rounding, of at most `kc`.
@@ -366,9 +360,11 @@ unsafe fn product<T, U>(
     // SAFETY: the caller's invariants.
     unsafe {
         if k <= blocking.kc
-            && let Some((tile, function)) = single_tile(kernel, m, n, k, &a, &b, &c, add)
+            && m <= SMALL
+            && n <= SMALL
+            && small(kernel, m, n, k, &a, &b, &c, add).is_some()
         {
-            return function(&tile);
+            return;
         }
         if U::IS_ACC || k <= blocking.kc {
             let blocks = Blocks::new(isa, blocking, m, n, k, &a, &b);
@@ -380,9 +376,16 @@ unsafe fn product<T, U>(
     }
 }
 
-/// The one call that computes everything, if C is a tile and all three matrices can be used in place.
+/// Rows and columns up to which nothing is packed if nothing must be.
+const SMALL: usize = 64;
+
+/// The whole product if all three matrices can be used in place, else nothing: no memory, and little arithmetic before
+/// the first tile, since there may be millions of these.
+///
+/// # Safety
+/// As for [`gemm`].
 #[inline(always)]
-fn single_tile<T, U>(
+unsafe fn small<T, U>(
     kernel: &'static TileKernel<T::Acc>,
     m: usize,
     n: usize,
@@ -391,24 +394,32 @@ fn single_tile<T, U>(
     b: &Right<'_, T>,
     c: &MatrixMut<'_, U>,
     add: bool,
-) -> Option<(Tile<T::Acc>, TileFn<T::Acc>)>
+) -> Option<()>
 where
     T: TileElement,
     U: TileElement<Acc = T::Acc>,
 {
-    let lanes = kernel.lanes;
-    let width = if n <= lanes { 1 } else { 2 };
-    if kernel.direct.len() < width || n > width * lanes {
-        return None;
-    }
-    let function = *kernel.direct[width - 1].get(m - 1)?;
-    if !(kernel.masks || n == width * lanes) {
-        return None;
-    }
     let (a, a_row, a_col) = left_in_place(a)?;
     let (b, b_row) = right_in_place(b, n)?;
     let (c, c_row) = storable(c, n)?;
-    let tile = Tile {
+    let lanes = kernel.lanes;
+    if kernel.direct.is_empty() || !(kernel.masks || n.is_multiple_of(lanes)) {
+        return None;
+    }
+    let vectors = n.div_ceil(lanes);
+    // One panel of columns is the common case; dividing takes longer than a small tile.
+    let width = if vectors <= kernel.max_width() {
+        vectors
+    } else {
+        vectors.div_ceil(vectors.div_ceil(kernel.max_width()))
+    };
+    let tallest = kernel.max_height(width);
+    let height = if m <= tallest {
+        m
+    } else {
+        m.div_ceil(m.div_ceil(tallest))
+    };
+    let mut tile = Tile {
         k,
         a,
         a_row,
@@ -417,10 +428,28 @@ where
         b_row,
         c,
         c_row,
-        last: n - (width - 1) * lanes,
+        last: lanes,
         add,
     };
-    Some((tile, function))
+    let mut i = 0;
+    while i < m {
+        let rows = height.min(m - i);
+        tile.a = a.wrapping_offset(i as isize * a_row);
+        let c = c.wrapping_offset(i as isize * c_row);
+        let mut first = 0;
+        while first < vectors {
+            let wide = width.min(vectors - first);
+            let columns = (n - first * lanes).min(wide * lanes);
+            tile.last = columns - (wide - 1) * lanes;
+            tile.b = b.wrapping_add(first * lanes);
+            tile.c = c.wrapping_add(first * lanes);
+            // SAFETY: the tile is within the caller's matrices.
+            unsafe { kernel.direct[wide - 1][rows - 1](&tile) }
+            first += wide;
+        }
+        i += rows;
+    }
+    Some(())
 }
 
 /// A and its strides, if the micro-kernel can read it where it is.
@@ -430,6 +459,12 @@ fn left_in_place<T: TileElement>(a: &Matrix<'_, T>) -> Option<(*const T::Acc, is
         return None;
     }
     Some((a.ptr.cast(), a.rows.stride()?, a.cols.stride()?))
+}
+
+/// Whether reading A in place uses whole cache lines.
+#[inline(always)]
+fn compact<T: TileElement>(a: &Matrix<'_, T>) -> bool {
+    left_in_place(a).is_some_and(|(_, row, col)| row == 1 || col == 1)
 }
 
 /// B and its row stride, if the micro-kernel can read it where it is.
@@ -475,7 +510,7 @@ unsafe fn accumulated<T, U>(
     U: TileElement<Acc = T::Acc>,
 {
     let step = step_of(T::Acc::kernel(isa), n);
-    let mc = blocking.mc.min(m);
+    let mc = (blocking.mc / 4).max(1).min(m);
     let nc = (blocking.nc.min(SUM_COLUMNS) / step * step)
         .max(step)
         .min(n);
@@ -506,11 +541,16 @@ unsafe fn accumulated<T, U>(
 /// Columns of a block of sums; with [`Blocking::mc`] rows they fit into the last-level cache.
 const SUM_COLUMNS: usize = 1024;
 
+/// Up to this many panels of A, B is read where it is: packing it would not be repaid.
+const PANELS_IN_PLACE: usize = 12;
+
+/// Bytes of a cache line, near enough on every machine.
+const LINE_BYTES: usize = 64;
+
 /// The five loops: how the matrices are cut.
-struct Blocks<'a, E: 'static> {
+struct Blocks<E: 'static> {
     isa: Isa,
     kernel: &'static TileKernel<E>,
-    blocking: &'a Blocking,
     m: usize,
     n: usize,
     k: usize,
@@ -551,10 +591,10 @@ struct RightBlock<E> {
 #[repr(align(64))]
 struct TileBuffer<E>(MaybeUninit<[E; TILE_LEN]>);
 
-impl<'a, E: Accumulator> Blocks<'a, E> {
+impl<E: Accumulator> Blocks<E> {
     fn new<T: TileElement<Acc = E>>(
         isa: Isa,
-        blocking: &'a Blocking,
+        blocking: &Blocking,
         m: usize,
         n: usize,
         k: usize,
@@ -567,7 +607,7 @@ impl<'a, E: Accumulator> Blocks<'a, E> {
 
     fn with_step<T: TileElement<Acc = E>>(
         isa: Isa,
-        blocking: &'a Blocking,
+        blocking: &Blocking,
         m: usize,
         n: usize,
         k: usize,
@@ -580,21 +620,28 @@ impl<'a, E: Accumulator> Blocks<'a, E> {
         let panels = m.div_ceil(tallest);
         let height = m.div_ceil(panels);
         let kb = block_len(k, blocking.kc);
+        let nb = (blocking.nc / step * step).max(step).min(n);
+        // If A is packed for several blocks of columns, many rows at a time, since a block is packed but once if it
+        // holds all rows; otherwise few, which are still in the first-level cache when they are used.
+        let mc = if nb < n {
+            blocking.mc
+        } else {
+            blocking.mc / 16
+        };
         let masked = kernel.masks || n.is_multiple_of(kernel.lanes);
         Blocks {
             isa,
             kernel,
-            blocking,
             m,
             n,
             k,
             height,
             step,
-            mb: (blocking.mc / tallest).clamp(1, panels) * height,
-            nb: (blocking.nc / step * step).max(step).min(n),
+            mb: (mc / tallest).clamp(1, panels) * height,
+            nb,
             kb,
-            pack_left: kernel.direct.is_empty() || left_in_place(a).is_none() || n > 8 * step,
-            pack_right: !masked || right_in_place(b, n).is_none() || panels > 4,
+            pack_left: kernel.direct.is_empty() || !compact(a) && n > step,
+            pack_right: !masked || right_in_place(b, n).is_none() || panels > PANELS_IN_PLACE,
         }
     }
 
@@ -631,24 +678,29 @@ impl<'a, E: Accumulator> Blocks<'a, E> {
         // SAFETY: `memory` has room for A, then B; blocks stay within the caller's matrices.
         unsafe {
             let right_memory = memory.add(self.left_bytes()).cast::<E>();
-            // Loop 5: columns of B and C that share a packed block.
-            for j in (0..self.n).step_by(self.nb) {
-                let cols = self.nb.min(self.n - j);
-                // Loop 4: along k. Once even if there is nothing to sum, to write zeros.
-                let mut p = 0;
-                loop {
-                    let len = self.kb.min(self.k - p);
+            // Loop 5: along k. Once even if there is nothing to sum, to write zeros.
+            let mut p = 0;
+            loop {
+                let len = self.kb.min(self.k - p);
+                let mut left = None;
+                // Loop 4: columns of B and C that share a packed block.
+                for j in (0..self.n).step_by(self.nb) {
+                    let cols = self.nb.min(self.n - j);
                     let right = self.right(b, p, j, len, cols, right_memory);
                     // Loop 3: rows of A and C that share a packed block.
                     for i in (0..self.m).step_by(self.mb) {
                         let rows = self.mb.min(self.m - i);
-                        let left = self.left(a.from(i, p), len, rows, left_memory);
-                        self.tiles(rows, cols, len, &left, &right, c.from(i, j), add || p > 0);
+                        if self.mb < self.m || left.is_none() {
+                            left = Some(self.left(a.from(i, p), len, rows, left_memory));
+                        }
+                        if let Some(left) = &left {
+                            self.tiles(rows, cols, len, left, &right, c.from(i, j), add || p > 0);
+                        }
                     }
-                    p += len;
-                    if p >= self.k {
-                        break;
-                    }
+                }
+                p += len;
+                if p >= self.k {
+                    break;
                 }
             }
         }
@@ -729,7 +781,8 @@ impl<'a, E: Accumulator> Blocks<'a, E> {
         }
     }
 
-    /// Loops 2 and 1: the tiles of a block of C.
+    /// Loops 2 and 1: the tiles of a block of C, along its rows, so that C is written as it lies and the panel of A
+    /// stays in the first-level cache while B comes from the second.
     ///
     /// # Safety
     /// As for [`Blocks::run`].
@@ -744,24 +797,28 @@ impl<'a, E: Accumulator> Blocks<'a, E> {
         c: MatrixMut<'_, U>,
         add: bool,
     ) {
-        // The inner loop reads one side again and again: keep B there if it fits into the second-level cache, so that C
-        // is written along its rows; else A.
-        let rows_first = cols * len <= self.blocking.mc * self.blocking.kc;
         let (down, across) = (rows.div_ceil(self.height), cols.div_ceil(self.step));
-        // SAFETY: tile (i, j) is within the block.
-        unsafe {
-            if rows_first {
-                for i in 0..down {
-                    for j in 0..across {
-                        self.tile(rows, cols, len, i, j, left, right, c, add);
-                    }
-                }
+        // Rows of A that lie apart are new to the hardware's prefetcher at every panel: ask for the next panel while
+        // this one is used. Rows closer than that arrive by themselves.
+        let line = LINE_BYTES / size_of::<E>();
+        let apart = left.col == Some(1) && left.row.unsigned_abs() >= 4 * line;
+        let share = self.height.div_ceil(across);
+        for i in 0..down {
+            let next = left.start.wrapping_offset((i + 1) as isize * left.panel);
+            let coming = if apart && i + 1 < down {
+                self.height.min(rows - (i + 1) * self.height)
             } else {
-                for j in 0..across {
-                    for i in 0..down {
-                        self.tile(rows, cols, len, i, j, left, right, c, add);
+                0
+            };
+            for j in 0..across {
+                for row in j * share..((j + 1) * share).min(coming) {
+                    let row = next.wrapping_offset(row as isize * left.row);
+                    for at in (0..len).step_by(line) {
+                        prefetch(row.wrapping_add(at));
                     }
                 }
+                // SAFETY: tile (i, j) is within the block.
+                unsafe { self.tile(rows, cols, len, i, j, left, right, c, add) }
             }
         }
     }
