@@ -158,7 +158,7 @@ const PREFETCH_ROWS: isize = 8;
 unsafe fn multiply<V: Vector, const H: usize, const W: usize, const PACKED: bool>(
     tile: &Tile<V::Elem>,
 ) {
-    let partial = V::MASKS && tile.last < V::LANES;
+    let partial = V::MASKS && (tile.last < V::LANES || (V::FREE_MASKS && W == 2));
     // SAFETY: TileFn's ranges; every address below is `c + i·c_row + j`.
     unsafe {
         if tile.add || tile.k >= PREFETCH_LEN {
