@@ -206,7 +206,7 @@ unsafe fn panels<T: TileElement, V: Vector<Elem = T::Acc>>(
             if panel.rows.stride() == Some(1) {
                 copy::<T, V>(panel, valid, k, stride, to);
             } else if panel.cols.stride() == Some(1) {
-                transpose::<T, V>(panel, valid, k, stride, to);
+                transpose::<T, V>(panel, valid, count - start, k, stride, to);
             } else {
                 gather(panel, valid, k, stride, to);
             }
@@ -270,11 +270,12 @@ unsafe fn copy<T: TileElement, V: Vector<Elem = T::Acc>>(
 /// this also packs rows that a table looked up.
 ///
 /// # Safety
-/// As for [`pack`], for one panel.
+/// As for [`pack`], for one panel, which `rest` − `valid` more rows follow.
 #[inline(always)]
 unsafe fn transpose<T: TileElement, V: Vector<Elem = T::Acc>>(
     from: Matrix<'_, T>,
     valid: usize,
+    rest: usize,
     k: usize,
     stride: usize,
     to: *mut T::Acc,
@@ -290,8 +291,19 @@ unsafe fn transpose<T: TileElement, V: Vector<Elem = T::Acc>>(
         for (x, source) in sources.iter_mut().enumerate().take(count) {
             *source = from.ptr.wrapping_offset(from.rows.get(first + x));
         }
+        // The rows after these, of this panel or the next, to ask for in advance: each is the start of a new stream.
+        let mut coming = [from.ptr; MAX_LANES];
+        let more = rest.saturating_sub(first + V::LANES).min(V::LANES);
+        for (x, source) in coming.iter_mut().enumerate().take(more) {
+            *source = from
+                .ptr
+                .wrapping_offset(from.rows.get(first + V::LANES + x));
+        }
         let mut p = 0;
         while p < k {
+            for source in &coming[..more] {
+                prefetch(source.wrapping_add(p));
+            }
             let len = V::LANES.min(k - p);
             // SAFETY: rows below `count` have `len` elements from p on, the others are zeros; `widened` is written
             // before it is read; the destination rows p..p + len have LANES elements from `first` on.
