@@ -31,16 +31,7 @@ struct Shape {
 }
 
 fn row_major(name: &'static str, batch: usize, m: usize, n: usize, k: usize) -> Shape {
-    Shape {
-        name,
-        batch,
-        m,
-        n,
-        k,
-        a: (k, 1),
-        b: (n, 1),
-        c: (n, 1),
-    }
+    Shape { name, batch, m, n, k, a: (k, 1), b: (n, 1), c: (n, 1) }
 }
 
 fn shapes() -> Vec<Shape> {
@@ -53,14 +44,8 @@ fn shapes() -> Vec<Shape> {
         square("square 1000", 1000),
         square("square 1024", 1024),
         square("square 2048", 2048),
-        Shape {
-            b: (1, 32),
-            ..row_major("shared keys b8 1000x32·(100x32)ᵀ", 8, 1000, 100, 32)
-        },
-        Shape {
-            b: (1, 32),
-            ..row_major("all keys b8 1000x32·(1000x32)ᵀ", 8, 1000, 1000, 32)
-        },
+        Shape { b: (1, 32), ..row_major("shared keys b8 1000x32·(100x32)ᵀ", 8, 1000, 100, 32) },
+        Shape { b: (1, 32), ..row_major("all keys b8 1000x32·(1000x32)ᵀ", 8, 1000, 1000, 32) },
         row_major("b8 1000x32·32x1000", 8, 1000, 1000, 32),
         row_major("b64 256x64·64x256", 64, 256, 256, 64),
         row_major("b64 128³", 64, 128, 128, 128),
@@ -69,27 +54,11 @@ fn shapes() -> Vec<Shape> {
         row_major("b8192 8x64·64x8", 8192, 8, 8, 64),
         row_major("100000x32·32x32", 1, 100_000, 32, 32),
         row_major("32x100000·100000x32", 1, 32, 32, 100_000),
-        Shape {
-            a: (2 * s, 1),
-            ..square("512³ A rs=2K", s)
-        },
-        Shape {
-            a: (7 * s + 3, 7),
-            b: (1, s),
-            ..square("512³ A cs=7, B col", s)
-        },
-        Shape {
-            b: (1, s),
-            ..square("512³ B col", s)
-        },
-        Shape {
-            c: (1, s),
-            ..square("512³ C col", s)
-        },
-        Shape {
-            a: (1, s),
-            ..square("512³ A col", s)
-        },
+        Shape { a: (2 * s, 1), ..square("512³ A rs=2K", s) },
+        Shape { a: (7 * s + 3, 7), b: (1, s), ..square("512³ A cs=7, B col", s) },
+        Shape { b: (1, s), ..square("512³ B col", s) },
+        Shape { c: (1, s), ..square("512³ C col", s) },
+        Shape { a: (1, s), ..square("512³ A col", s) },
     ]
 }
 
@@ -120,27 +89,13 @@ impl<T: TileElement> Data<T> {
     fn new(shape: Shape, of: fn(f32) -> T) -> Self {
         let (a, b, c) = shape.lens();
         let fill = |len: usize, seed: usize| {
-            (0..len * shape.batch)
-                .map(|x| of(((x * 7919 + seed) % 1009) as f32 / 504.0 - 1.0))
-                .collect()
+            (0..len * shape.batch).map(|x| of(((x * 7919 + seed) % 1009) as f32 / 504.0 - 1.0)).collect()
         };
-        Data {
-            shape,
-            a: fill(a, 1),
-            b: fill(b, 2),
-            c: fill(c, 3),
-        }
+        Data { shape, a: fill(a, 1), b: fill(b, 2), c: fill(c, 3) }
     }
 
     /// Our product of a part of the rows of a part of the batch.
-    fn ours(
-        &self,
-        isa: Isa,
-        blocking: &Blocking,
-        rows: (usize, usize),
-        batch: (usize, usize),
-        scratch: &mut Scratch,
-    ) {
+    fn ours(&self, isa: Isa, blocking: &Blocking, rows: (usize, usize), batch: (usize, usize), scratch: &mut Scratch) {
         let s = &self.shape;
         let (a_len, b_len, c_len) = s.lens();
         for e in batch.0..batch.1 {
@@ -149,8 +104,7 @@ impl<T: TileElement> Data<T> {
             unsafe {
                 let a = self.a.as_ptr().add(e * a_len + rows.0 * s.a.0);
                 let c = self.c.as_ptr().cast_mut().add(e * c_len + rows.0 * s.c.0);
-                let strided =
-                    |(row, col): (usize, usize)| (Strided(row as isize), Strided(col as isize));
+                let strided = |(row, col): (usize, usize)| (Strided(row as isize), Strided(col as isize));
                 let ((ar, ac), (br, bc), (cr, cc)) = (strided(s.a), strided(s.b), strided(s.c));
                 gemm(
                     isa,
@@ -158,21 +112,9 @@ impl<T: TileElement> Data<T> {
                     rows.1 - rows.0,
                     s.n,
                     s.k,
-                    Matrix {
-                        ptr: a,
-                        rows: ar,
-                        cols: ac,
-                    },
-                    Matrix {
-                        ptr: self.b.as_ptr().add(e * b_len),
-                        rows: br,
-                        cols: bc,
-                    },
-                    MatrixMut {
-                        ptr: c,
-                        rows: cr,
-                        cols: cc,
-                    },
+                    Matrix { ptr: a, rows: ar, cols: ac },
+                    Matrix { ptr: self.b.as_ptr().add(e * b_len), rows: br, cols: bc },
+                    MatrixMut { ptr: c, rows: cr, cols: cc },
                     Accum::Replace,
                     scratch,
                 );
@@ -337,21 +279,11 @@ fn peak(isa: Isa, double: bool) -> f64 {
 
 fn caches() -> Caches {
     let size = |level: usize| {
-        let text = std::fs::read_to_string(format!(
-            "/sys/devices/system/cpu/cpu0/cache/index{level}/size"
-        ))
-        .ok()?;
-        text.trim()
-            .trim_end_matches('K')
-            .parse::<usize>()
-            .ok()
-            .map(|k| k << 10)
+        let text = std::fs::read_to_string(format!("/sys/devices/system/cpu/cpu0/cache/index{level}/size")).ok()?;
+        text.trim().trim_end_matches('K').parse::<usize>().ok().map(|k| k << 10)
     };
     let fallback = Caches::default();
-    Caches {
-        l1_bytes: size(0).unwrap_or(fallback.l1_bytes),
-        l2_bytes: size(2).unwrap_or(fallback.l2_bytes),
-    }
+    Caches { l1_bytes: size(0).unwrap_or(fallback.l1_bytes), l2_bytes: size(2).unwrap_or(fallback.l2_bytes) }
 }
 
 fn section<T: TileElement>(
@@ -364,10 +296,7 @@ fn section<T: TileElement>(
     most_threads: usize,
 ) {
     let blocking = Blocking::new::<T>(isa, caches());
-    println!(
-        "\n{title} on {isa:?}: peak {:.0} GFLOP/s a core, {blocking:?}",
-        peak / 1e9
-    );
+    println!("\n{title} on {isa:?}: peak {:.0} GFLOP/s a core, {blocking:?}", peak / 1e9);
     let mut scratch = [Scratch::new(), Scratch::new()];
     for shape in shapes() {
         if !shape.name.contains(filter) {
@@ -390,11 +319,7 @@ fn section<T: TileElement>(
                 100.0 * shape.flops() / seconds[0] / peak / threads as f64
             );
             if let Some(&theirs) = seconds.get(1) {
-                print!(
-                    "  faer {:>6.1}  ratio {:>5.2}",
-                    gflops(theirs),
-                    theirs / seconds[0]
-                );
+                print!("  faer {:>6.1}  ratio {:>5.2}", gflops(theirs), theirs / seconds[0]);
             }
         }
         println!();
@@ -414,37 +339,13 @@ fn main() {
     let isa = Isa::detect().expect("EINFALL_ISA names an instruction set of this machine");
     if !f64_only {
         let rival: fn(&Data<f32>, usize) = |data, threads| data.faer_on(threads);
-        section(
-            "f32",
-            isa,
-            |x| x,
-            Some(rival),
-            peak(isa, false),
-            &filter,
-            threads,
-        );
+        section("f32", isa, |x| x, Some(rival), peak(isa, false), &filter, threads);
     }
     if !f32_only {
         let rival: fn(&Data<f64>, usize) = |data, threads| data.faer_on(threads);
-        section(
-            "f64",
-            isa,
-            f64::from,
-            Some(rival),
-            peak(isa, true),
-            &filter,
-            threads,
-        );
+        section("f64", isa, f64::from, Some(rival), peak(isa, true), &filter, threads);
     }
     if !f32_only && !f64_only {
-        section(
-            "bf16",
-            isa,
-            bf16::from_f32,
-            None,
-            peak(isa, false),
-            &filter,
-            threads,
-        );
+        section("bf16", isa, bf16::from_f32, None, peak(isa, false), &filter, threads);
     }
 }

@@ -60,10 +60,7 @@ pub struct Caches {
 impl Default for Caches {
     /// Sizes that most machines of the last ten years have.
     fn default() -> Self {
-        Caches {
-            l1_bytes: 32 << 10,
-            l2_bytes: 512 << 10,
-        }
+        Caches { l1_bytes: 32 << 10, l2_bytes: 512 << 10 }
     }
 }
 
@@ -124,31 +121,9 @@ pub unsafe fn gemm<T, U>(
     unsafe {
         if down && (!along || m > n) {
             let (a, b, c) = (b.transposed(), a.transposed(), c.transposed());
-            product(
-                isa,
-                blocking,
-                n,
-                m,
-                k,
-                a,
-                Right::Matrix(b),
-                c,
-                accum,
-                scratch,
-            );
+            product(isa, blocking, n, m, k, a, Right::Matrix(b), c, accum, scratch);
         } else {
-            product(
-                isa,
-                blocking,
-                m,
-                n,
-                k,
-                a,
-                Right::Matrix(b),
-                c,
-                accum,
-                scratch,
-            );
+            product(isa, blocking, m, n, k, a, Right::Matrix(b), c, accum, scratch);
         }
     }
 }
@@ -214,11 +189,7 @@ pub unsafe fn gemm_prepacked<T, U>(
 {
     let kernel = T::Acc::kernel(isa);
     let columns = packed_len(n, step_of(kernel, n), kernel.lanes, 1);
-    let b = Right::Packed {
-        start: b,
-        columns,
-        first: 0,
-    };
+    let b = Right::Packed { start: b, columns, first: 0 };
     // SAFETY: the caller's invariants.
     unsafe { product(isa, blocking, m, n, k, a, b, c, accum, scratch) }
 }
@@ -246,15 +217,7 @@ impl<T: TileElement> Right<'_, T> {
     fn from(self, j: usize) -> Self {
         match self {
             Right::Matrix(b) => Right::Matrix(b.from(0, j)),
-            Right::Packed {
-                start,
-                columns,
-                first,
-            } => Right::Packed {
-                start,
-                columns,
-                first: first + j,
-            },
+            Right::Packed { start, columns, first } => Right::Packed { start, columns, first: first + j },
         }
     }
 }
@@ -302,11 +265,7 @@ unsafe fn product<T, U>(
     let kernel = T::Acc::kernel(isa);
     // SAFETY: the caller's invariants.
     unsafe {
-        if k <= blocking.kc
-            && m <= SMALL
-            && n <= SMALL
-            && small(kernel, m, n, k, &a, &b, &c, add).is_some()
-        {
+        if k <= blocking.kc && m <= SMALL && n <= SMALL && small(kernel, m, n, k, &a, &b, &c, add).is_some() {
             return;
         }
         if U::IS_ACC || k <= blocking.kc {
@@ -351,29 +310,11 @@ where
     }
     let vectors = n.div_ceil(lanes);
     // One panel of columns is the common case; dividing takes longer than a small tile.
-    let width = if vectors <= kernel.max_width() {
-        vectors
-    } else {
-        vectors.div_ceil(vectors.div_ceil(kernel.max_width()))
-    };
+    let width =
+        if vectors <= kernel.max_width() { vectors } else { vectors.div_ceil(vectors.div_ceil(kernel.max_width())) };
     let tallest = kernel.max_height(width);
-    let height = if m <= tallest {
-        m
-    } else {
-        m.div_ceil(m.div_ceil(tallest))
-    };
-    let mut tile = Tile {
-        k,
-        a,
-        a_row,
-        a_col,
-        b,
-        b_row,
-        c,
-        c_row,
-        last: lanes,
-        add,
-    };
+    let height = if m <= tallest { m } else { m.div_ceil(m.div_ceil(tallest)) };
+    let mut tile = Tile { k, a, a_row, a_col, b, b_row, c, c_row, last: lanes, add };
     let mut i = 0;
     while i < m {
         let rows = height.min(m - i);
@@ -454,9 +395,7 @@ unsafe fn accumulated<T, U>(
 {
     let step = step_of(T::Acc::kernel(isa), n);
     let mc = (blocking.mc / 4).max(1).min(m);
-    let nc = (blocking.nc.min(SUM_COLUMNS) / step * step)
-        .max(step)
-        .min(n);
+    let nc = (blocking.nc.min(SUM_COLUMNS) / step * step).max(step).min(n);
     let sum_bytes = (mc * nc * size_of::<T::Acc>()).next_multiple_of(Scratch::ALIGN);
     let block_bytes = Blocks::new(isa, blocking, mc, nc, k, &a, &b).bytes();
     let memory = scratch.reserve(sum_bytes + block_bytes);

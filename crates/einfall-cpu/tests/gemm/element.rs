@@ -75,11 +75,7 @@ impl Element for bool {
         self as u128
     }
     fn fold(sum: Exact, a: Exact, b: Exact) -> Exact {
-        if a.re > 1 && b.re > 1 {
-            Complex::new(2, 0)
-        } else {
-            sum
-        }
+        if a.re > 1 && b.re > 1 { Complex::new(2, 0) } else { sum }
     }
 }
 

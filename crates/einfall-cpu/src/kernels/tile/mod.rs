@@ -88,10 +88,7 @@ pub const MAX_LANES: usize = 16;
 /// # Safety
 /// For implementors: `load*` and `store*` touch only the elements they name. For callers of every method: the
 /// instruction set is available, and pointers are valid for the elements named.
-#[allow(
-    clippy::missing_safety_doc,
-    reason = "stated for all methods at once, above"
-)]
+#[allow(clippy::missing_safety_doc, reason = "stated for all methods at once, above")]
 pub unsafe trait Vector: Copy {
     /// The element of a lane.
     type Elem: Accumulator;
@@ -132,12 +129,7 @@ pub unsafe trait Vector: Copy {
     unsafe fn plus(self, other: Self) -> Self;
     /// Writes `to[p·stride + x] = rows[x][p]` for x < `LANES` and p < `len` ≤ `LANES`.
     #[inline(always)]
-    unsafe fn transpose(
-        rows: &[*const Self::Elem; MAX_LANES],
-        len: usize,
-        to: *mut Self::Elem,
-        stride: usize,
-    ) {
+    unsafe fn transpose(rows: &[*const Self::Elem; MAX_LANES], len: usize, to: *mut Self::Elem, stride: usize) {
         for p in 0..len {
             for (x, row) in rows.iter().enumerate().take(Self::LANES) {
                 // SAFETY: the caller's ranges of `rows` and `to`.
@@ -159,9 +151,7 @@ const PREFETCH_ROWS: isize = 8;
 /// # Safety
 /// As for [`TileFn`]; the caller compiles it with the features of `V`.
 #[inline(always)]
-unsafe fn multiply<V: Vector, const H: usize, const W: usize, const PACKED: bool>(
-    tile: &Tile<V::Elem>,
-) {
+unsafe fn multiply<V: Vector, const H: usize, const W: usize, const PACKED: bool>(tile: &Tile<V::Elem>) {
     // Measured on Zen 5 and not understood: two-vector tiles, of which C has many in a row, are stored a fifth faster
     // through masks, even full ones; one and four vectors are not.
     let partial = V::MASKS && (tile.last < V::LANES || (V::FREE_MASKS && W == 2));
@@ -186,18 +176,10 @@ unsafe fn multiply<V: Vector, const H: usize, const W: usize, const PACKED: bool
                 let to = c.add(j * V::LANES);
                 let value = V::finish(sum);
                 if partial && j + 1 == W {
-                    let value = if tile.add {
-                        V::load_masked(to, mask).plus(value)
-                    } else {
-                        value
-                    };
+                    let value = if tile.add { V::load_masked(to, mask).plus(value) } else { value };
                     value.store_masked(to, mask);
                 } else {
-                    let value = if tile.add {
-                        V::load(to).plus(value)
-                    } else {
-                        value
-                    };
+                    let value = if tile.add { V::load(to).plus(value) } else { value };
                     value.store(to);
                 }
             }
@@ -224,11 +206,7 @@ unsafe fn sum<V: Vector, const H: usize, const W: usize, const PACKED: bool, con
             for (j, vector) in right.iter_mut().enumerate() {
                 let from = b.add(j * V::LANES);
                 prefetch(from.wrapping_offset(PREFETCH_ROWS * tile.b_row));
-                *vector = if MASKED && j + 1 == W {
-                    V::load_masked(from, mask)
-                } else {
-                    V::load(from)
-                };
+                *vector = if MASKED && j + 1 == W { V::load_masked(from, mask) } else { V::load(from) };
             }
             for (i, row) in sums.iter_mut().enumerate() {
                 let left = V::broadcast(a.offset(i as isize * a_row));

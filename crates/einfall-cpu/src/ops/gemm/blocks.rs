@@ -5,9 +5,7 @@
 use std::mem::MaybeUninit;
 use std::ptr;
 
-use super::{
-    Blocking, Right, Scratch, block_len, compact, left_in_place, right_in_place, step_of, storable,
-};
+use super::{Blocking, Right, Scratch, block_len, compact, left_in_place, right_in_place, step_of, storable};
 use crate::isa::Isa;
 use crate::kernels::tile::{Accumulator, TILE_LEN, Tile, TileElement, TileKernel, prefetch, store};
 use crate::pack::{Matrix, MatrixMut, pack, packed_len};
@@ -94,11 +92,7 @@ impl<E: Accumulator> Blocks<E> {
         let nb = (blocking.nc / step * step).max(step).min(n);
         // If A is packed for several blocks of columns, many rows at a time, since a block is packed but once if it
         // holds all rows; otherwise few, which are still in the first-level cache when they are used.
-        let mc = if nb < n {
-            blocking.mc
-        } else {
-            blocking.mc / 16
-        };
+        let mc = if nb < n { blocking.mc } else { blocking.mc / 16 };
         let masked = kernel.masks || n.is_multiple_of(kernel.lanes);
         Blocks {
             isa,
@@ -190,12 +184,7 @@ impl<E: Accumulator> Blocks<E> {
         if !self.pack_left
             && let Some((start, row, col)) = left_in_place(&a)
         {
-            return LeftBlock {
-                start,
-                panel: row * self.height as isize,
-                row,
-                col: Some(col),
-            };
+            return LeftBlock { start, panel: row * self.height as isize, row, col: Some(col) };
         }
         // SAFETY: the caller's ranges; `left_len` elements are there for it.
         unsafe { pack(self.isa, a, rows, len, self.height, memory) }
@@ -221,33 +210,19 @@ impl<E: Accumulator> Blocks<E> {
     ) -> RightBlock<E> {
         let panel = (self.step * len) as isize;
         match b {
-            Right::Packed {
-                start,
-                columns,
-                first,
-            } => RightBlock {
-                start: start.wrapping_add(columns * p + (first + j) * len),
-                panel,
-                row: None,
-            },
+            Right::Packed { start, columns, first } => {
+                RightBlock { start: start.wrapping_add(columns * p + (first + j) * len), panel, row: None }
+            }
             Right::Matrix(b) => {
                 let part = b.from(p, j);
                 if !self.pack_right
                     && let Some((start, row)) = right_in_place(&Right::Matrix(part), self.n)
                 {
-                    return RightBlock {
-                        start,
-                        panel: self.step as isize,
-                        row: Some(row),
-                    };
+                    return RightBlock { start, panel: self.step as isize, row: Some(row) };
                 }
                 // SAFETY: the caller's ranges; a block of `nb` columns fits.
                 unsafe { pack(self.isa, part.transposed(), cols, len, self.step, memory) }
-                RightBlock {
-                    start: memory,
-                    panel,
-                    row: None,
-                }
+                RightBlock { start: memory, panel, row: None }
             }
         }
     }
@@ -276,11 +251,7 @@ impl<E: Accumulator> Blocks<E> {
         let share = self.height.div_ceil(across);
         for i in 0..down {
             let next = left.start.wrapping_offset((i + 1) as isize * left.panel);
-            let coming = if apart && i + 1 < down {
-                self.height.min(rows - (i + 1) * self.height)
-            } else {
-                0
-            };
+            let coming = if apart && i + 1 < down { self.height.min(rows - (i + 1) * self.height) } else { 0 };
             for j in 0..across {
                 for row in j * share..((j + 1) * share).min(coming) {
                     let row = next.wrapping_offset(row as isize * left.row);
@@ -317,11 +288,7 @@ impl<E: Accumulator> Blocks<E> {
         let columns = self.step.min(cols - first_col);
         let width = columns.div_ceil(lanes);
         let last = columns - (width - 1) * lanes;
-        let table = if left.col.is_some() {
-            self.kernel.direct
-        } else {
-            self.kernel.packed
-        };
+        let table = if left.col.is_some() { self.kernel.direct } else { self.kernel.packed };
         let function = table[width - 1][height - 1];
         let mut tile = Tile {
             k: len,

@@ -18,10 +18,7 @@ impl Scratch {
 
     /// No memory yet.
     pub const fn new() -> Self {
-        Scratch {
-            start: ptr::null_mut(),
-            bytes: 0,
-        }
+        Scratch { start: ptr::null_mut(), bytes: 0 }
     }
 
     /// At least `bytes` bytes, uninitialised, aligned to a page.
