@@ -46,10 +46,7 @@ impl Axis {
             Axis::Lookup(labels) => (None, labels, &[]),
             Axis::Window(affine) => (None, &[], &affine.terms),
         };
-        let inside = subscripts
-            .iter()
-            .copied()
-            .chain(terms.iter().map(|&(label, _)| label));
+        let inside = subscripts.iter().copied().chain(terms.iter().map(|&(label, _)| label));
         direct.into_iter().chain(inside)
     }
 }
@@ -62,10 +59,7 @@ impl Operand {
 
     /// The number of lookups, which is the number of tables this operand takes.
     pub fn lookups(&self) -> usize {
-        self.axes
-            .iter()
-            .filter(|axis| matches!(axis, Axis::Lookup(_)))
-            .count()
+        self.axes.iter().filter(|axis| matches!(axis, Axis::Lookup(_))).count()
     }
 
     /// Whether one of the axes is `...`.
@@ -76,9 +70,7 @@ impl Operand {
 
 impl FromIterator<Axis> for Operand {
     fn from_iter<I: IntoIterator<Item = Axis>>(axes: I) -> Self {
-        Self {
-            axes: axes.into_iter().collect(),
-        }
+        Self { axes: axes.into_iter().collect() }
     }
 }
 

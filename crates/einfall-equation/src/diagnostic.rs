@@ -59,27 +59,16 @@ impl Diagnostic {
     /// The text and its carets as two lines without indentation; the second is empty where there are no spans.
     fn drawing(&self) -> (String, String) {
         let length = self.text.chars().count();
-        let drawn = if length <= WHOLE {
-            self.spans.len()
-        } else {
-            self.spans.len().min(DRAWN)
-        };
+        let drawn = if length <= WHOLE { self.spans.len() } else { self.spans.len().min(DRAWN) };
         let mut spans: Vec<Span> = self.spans[..drawn].to_vec();
         for span in &mut spans {
             span.start = span.start.min(self.text.len());
             span.end = span.end.max(span.start + 1);
         }
-        let places: Vec<(usize, usize)> = if length <= WHOLE {
-            Vec::new()
-        } else {
-            self.places(&spans)
-        };
+        let places: Vec<(usize, usize)> = if length <= WHOLE { Vec::new() } else { self.places(&spans) };
         let kept = |at: usize| {
             let near = |edge: usize| at.abs_diff(edge) <= CONTEXT;
-            length <= WHOLE
-                || places
-                    .iter()
-                    .any(|&(first, last)| near(first) || near(last))
+            length <= WHOLE || places.iter().any(|&(first, last)| near(first) || near(last))
         };
 
         let mut line = String::new();
@@ -88,9 +77,7 @@ impl Diagnostic {
         // One blank more than the text has, for spans that point past its end.
         let past = std::iter::once((self.text.len(), ' '));
         for (at, (byte, c)) in self.text.char_indices().chain(past).enumerate() {
-            let marked = spans
-                .iter()
-                .any(|s| s.start < byte + c.len_utf8() && byte < s.end);
+            let marked = spans.iter().any(|s| s.start < byte + c.len_utf8() && byte < s.end);
             let caret = if marked { '^' } else { ' ' };
             if kept(at) {
                 cut = false;
@@ -106,16 +93,8 @@ impl Diagnostic {
 
     /// The first and last character of each span, counted from the start of the text.
     fn places(&self, spans: &[Span]) -> Vec<(usize, usize)> {
-        let count = |byte: usize| {
-            self.text
-                .char_indices()
-                .take_while(|&(at, _)| at < byte)
-                .count()
-        };
-        spans
-            .iter()
-            .map(|span| (count(span.start), count(span.end).saturating_sub(1)))
-            .collect()
+        let count = |byte: usize| self.text.char_indices().take_while(|&(at, _)| at < byte).count();
+        spans.iter().map(|span| (count(span.start), count(span.end).saturating_sub(1))).collect()
     }
 }
 
@@ -129,9 +108,7 @@ impl fmt::Display for Diagnostic {
         if !carets.is_empty() {
             write!(f, "\n  {carets}")?;
         }
-        self.hint
-            .iter()
-            .try_for_each(|hint| write!(f, "\nhint: {hint}"))
+        self.hint.iter().try_for_each(|hint| write!(f, "\nhint: {hint}"))
     }
 }
 
@@ -145,11 +122,7 @@ pub(crate) fn push_visible(line: &mut String, c: char) -> usize {
     let escaped = c.escape_debug();
     let columns = escaped.len();
     line.extend(escaped);
-    if columns == 1 && is_wide(c) {
-        2
-    } else {
-        columns
-    }
+    if columns == 1 && is_wide(c) { 2 } else { columns }
 }
 
 /// Whether terminals give the character two columns (East Asian wide and fullwidth, Unicode Standard Annex 11, by block).

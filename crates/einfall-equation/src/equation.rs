@@ -52,12 +52,7 @@ impl Equation {
     /// [`ParseErrorKind`](crate::ParseErrorKind) lists the mistakes.
     pub fn parse(text: &str) -> Result<Self, ParseError> {
         let parsed = parser::parse(text)?;
-        Ok(Self {
-            operands: parsed.operands,
-            output: parsed.output,
-            text: text.to_string(),
-            spans: parsed.spans,
-        })
+        Ok(Self { operands: parsed.operands, output: parsed.output, text: text.to_string(), spans: parsed.spans })
     }
 
     /// Builds an equation from its terms, as the interleaved form does, and writes its text.
@@ -78,13 +73,7 @@ impl Equation {
             return Err(parser::no_operand(output.as_ref()));
         }
         // Reading the printed text checks the terms, normalises them and finds their places, all by the one parser.
-        Self::parse(
-            &Printed {
-                operands: &operands,
-                output: output.as_ref(),
-            }
-            .to_string(),
-        )
+        Self::parse(&Printed { operands: &operands, output: output.as_ref() }.to_string())
     }
 
     /// The operands in order; there is at least one.
@@ -106,15 +95,8 @@ impl Equation {
         let mut labels: Vec<_> = self.operands.iter().flat_map(Operand::labels).collect();
         labels.sort_unstable();
         let once = labels.chunk_by(|a, b| a == b).filter(|run| run.len() == 1);
-        let ellipsis = self
-            .operands
-            .iter()
-            .any(Operand::has_ellipsis)
-            .then_some(Axis::Ellipsis);
-        ellipsis
-            .into_iter()
-            .chain(once.map(|run| Axis::Label(run[0])))
-            .collect()
+        let ellipsis = self.operands.iter().any(Operand::has_ellipsis).then_some(Axis::Ellipsis);
+        ellipsis.into_iter().chain(once.map(|run| Axis::Label(run[0]))).collect()
     }
 
     /// The text as it was given, or as it was written for [`from_parts`](Self::from_parts).
@@ -127,16 +109,14 @@ impl Equation {
     /// Where the term has no such axis (an axis of an implicit output, say) this is [`term_span`](Self::term_span).
     pub fn span(&self, place: Place, axis: usize) -> Span {
         let term = self.spans(place);
-        term.and_then(|term| term.axes.get(axis).copied())
-            .unwrap_or_else(|| self.term_span(place))
+        term.and_then(|term| term.axes.get(axis).copied()).unwrap_or_else(|| self.term_span(place))
     }
 
     /// The bytes of [`text`](Self::text) that a term takes, from its first axis to its last; empty, but at the right
     /// place, for a scalar. For an implicit output, or an operand that there is not, it is the end of the text.
     pub fn term_span(&self, place: Place) -> Span {
         let end = self.text.len();
-        self.spans(place)
-            .map_or(Span { start: end, end }, |term| term.term)
+        self.spans(place).map_or(Span { start: end, end }, |term| term.term)
     }
 
     fn spans(&self, place: Place) -> Option<&TermSpans> {
@@ -158,19 +138,13 @@ impl fmt::Display for Printed<'_> {
         for (i, operand) in self.operands.iter().enumerate() {
             write!(f, "{}{operand}", if i > 0 { "," } else { "" })?;
         }
-        self.output
-            .iter()
-            .try_for_each(|output| write!(f, "->{output}"))
+        self.output.iter().try_for_each(|output| write!(f, "->{output}"))
     }
 }
 
 impl fmt::Display for Equation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        Printed {
-            operands: &self.operands,
-            output: self.output.as_ref(),
-        }
-        .fmt(f)
+        Printed { operands: &self.operands, output: self.output.as_ref() }.fmt(f)
     }
 }
 

@@ -22,28 +22,10 @@ pub enum GradientError {
 
 impl fmt::Display for GradientError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self::NoSuchOperand {
-            operand,
-            operands,
-            equation,
-        } = self;
-        let (noun, last) = (
-            if *operands == 1 {
-                "operand"
-            } else {
-                "operands"
-            },
-            operands - 1,
-        );
-        let known = if last == 0 {
-            "the only one is 0".to_string()
-        } else {
-            format!("they are 0 to {last}")
-        };
-        write!(
-            f,
-            "no operand {operand}: the equation has {operands} {noun}\n  {equation}\nhint: {known}"
-        )
+        let Self::NoSuchOperand { operand, operands, equation } = self;
+        let (noun, last) = (if *operands == 1 { "operand" } else { "operands" }, operands - 1);
+        let known = if last == 0 { "the only one is 0".to_string() } else { format!("they are 0 to {last}") };
+        write!(f, "no operand {operand}: the equation has {operands} {noun}\n  {equation}\nhint: {known}")
     }
 }
 
@@ -86,16 +68,11 @@ pub fn gradient(equation: &Equation, operand: usize) -> Result<Equation, Gradien
     let mut operands = equation.operands().to_vec();
     let Some(place) = operands.get_mut(operand) else {
         let operands = operands.len();
-        return Err(GradientError::NoSuchOperand {
-            operand,
-            operands,
-            equation: equation.to_string(),
-        });
+        return Err(GradientError::NoSuchOperand { operand, operands, equation: equation.to_string() });
     };
     let term = std::mem::replace(place, equation.explicit_output());
     let gradient = Equation::from_parts(operands, Some(without_diagonals(term)));
-    Ok(gradient
-        .expect("terms of an equation, none with a label twice in the output, are an equation"))
+    Ok(gradient.expect("terms of an equation, none with a label twice in the output, are an equation"))
 }
 
 fn without_diagonals(mut term: Operand) -> Operand {
@@ -104,10 +81,7 @@ fn without_diagonals(mut term: Operand) -> Operand {
         if let Axis::Label(label) = *axis
             && !seen.insert(label)
         {
-            *axis = Axis::Window(Affine {
-                terms: vec![(label, 1)],
-                offset: 0,
-            });
+            *axis = Axis::Window(Affine { terms: vec![(label, 1)], offset: 0 });
         }
     }
     term

@@ -68,13 +68,8 @@ mod tests {
 
     #[test]
     fn integers_become_letters_as_in_numpy() {
-        let text: String = (0..54)
-            .map(|i| Label::from_index(i).unwrap().as_char())
-            .collect();
-        assert_eq!(
-            text,
-            "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyzαβ"
-        );
+        let text: String = (0..54).map(|i| Label::from_index(i).unwrap().as_char()).collect();
+        assert_eq!(text, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyzαβ");
         assert_eq!(Label::from_index(usize::MAX), None);
         assert_eq!(Label::from_index(u32::MAX as usize), None);
     }
@@ -85,11 +80,7 @@ mod tests {
         assert!(labels.len() >= 100_000, "{}", labels.len());
         assert!(labels.is_sorted_by(|a, b| a < b));
         let listed: u32 = LETTERS.iter().map(|(first, last)| last - first + 1).sum();
-        assert_eq!(
-            labels.len(),
-            listed as usize,
-            "a listed code point is not a letter"
-        );
+        assert_eq!(labels.len(), listed as usize, "a listed code point is not a letter");
     }
 
     #[test]
@@ -98,9 +89,7 @@ mod tests {
             assert_eq!(Label::new(c).map(Label::as_char), Some(c));
         }
         // Between `Z` and `a` lies punctuation, which a range test `'A'..='z'` would accept.
-        for c in [
-            '[', '_', '`', '^', '1', ' ', '.', '\u{301}', '\0', '→', '🦀',
-        ] {
+        for c in ['[', '_', '`', '^', '1', ' ', '.', '\u{301}', '\0', '→', '🦀'] {
             assert_eq!(Label::new(c), None, "{c:?}");
         }
     }

@@ -33,9 +33,7 @@ pub(crate) struct Lexer<'t> {
 
 impl<'t> Lexer<'t> {
     pub(crate) fn new(text: &'t str) -> Self {
-        Self {
-            chars: text.char_indices().peekable(),
-        }
+        Self { chars: text.char_indices().peekable() }
     }
 
     /// Takes the next character that is not white space, if `wanted` holds for it, and moves `span` up to its end.
@@ -50,9 +48,7 @@ impl<'t> Lexer<'t> {
         let mut value = first.to_digit(10).map(u64::from);
         while let Some(c) = self.take_if(span, |c| c.is_ascii_digit()) {
             let digit = c.to_digit(10).map(u64::from);
-            value = value
-                .zip(digit)
-                .and_then(|(value, digit)| value.checked_mul(10)?.checked_add(digit));
+            value = value.zip(digit).and_then(|(value, digit)| value.checked_mul(10)?.checked_add(digit));
         }
         Token::Number(value)
     }
@@ -113,10 +109,7 @@ mod tests {
     #[test]
     fn numbers_stop_at_the_largest() {
         let value = |text| Lexer::new(text).map(|(token, _)| token).collect::<Vec<_>>();
-        assert_eq!(
-            value("18446744073709551615"),
-            [Token::Number(Some(u64::MAX))]
-        );
+        assert_eq!(value("18446744073709551615"), [Token::Number(Some(u64::MAX))]);
         assert_eq!(value("18446744073709551616"), [Token::Number(None)]);
     }
 }

@@ -23,31 +23,14 @@ pub(crate) struct Parsed {
 
 /// Reads a text.
 pub(crate) fn parse(text: &str) -> Result<Parsed, ParseError> {
-    Parser {
-        text,
-        lexer: Lexer::new(text),
-        terms: Vec::new(),
-        spans: Vec::new(),
-        arrow: None,
-    }
-    .run()
+    Parser { text, lexer: Lexer::new(text), terms: Vec::new(), spans: Vec::new(), arrow: None }.run()
 }
 
 /// The error of an equation without operands.
 pub(crate) fn no_operand(output: Option<&Operand>) -> ParseError {
-    let text = output
-        .map(|output| format!("->{output}"))
-        .unwrap_or_default();
+    let text = output.map(|output| format!("->{output}")).unwrap_or_default();
     let message = "an equation has at least one operand".to_string();
-    ParseError::new(
-        ParseErrorKind::NoOperand,
-        Diagnostic {
-            message,
-            text,
-            spans: vec![],
-            hint: None,
-        },
-    )
+    ParseError::new(ParseErrorKind::NoOperand, Diagnostic { message, text, spans: vec![], hint: None })
 }
 
 struct Parser<'t> {
@@ -65,10 +48,7 @@ impl Parser<'_> {
             let (axes, spans, end) = self.term()?;
             let (first, last) = (spans.first(), spans.last());
             let at = end.map_or(self.text.len(), |(_, span)| span.start);
-            let term = Span {
-                start: first.map_or(at, |s| s.start),
-                end: last.map_or(at, |s| s.end),
-            };
+            let term = Span { start: first.map_or(at, |s| s.start), end: last.map_or(at, |s| s.end) };
             self.terms.push(Operand { axes });
             self.spans.push(TermSpans { term, axes: spans });
             match end {
@@ -85,11 +65,7 @@ impl Parser<'_> {
         if let Some(output) = &output {
             self.check_output(output)?;
         }
-        Ok(Parsed {
-            operands: self.terms,
-            output,
-            spans: self.spans,
-        })
+        Ok(Parsed { operands: self.terms, output, spans: self.spans })
     }
 
     /// Reads axes up to a comma, an arrow or the end, and returns them, their places and what ended them.
@@ -116,21 +92,14 @@ impl Parser<'_> {
 
     /// Refuses a label that stands directly in the output twice.
     fn check_output(&self, output: &Operand) -> Result<(), ParseError> {
-        let direct = output
-            .axes
-            .iter()
-            .enumerate()
-            .filter_map(|(i, axis)| match axis {
-                Axis::Label(label) => Some((*label, i)),
-                _ => None,
-            });
+        let direct = output.axes.iter().enumerate().filter_map(|(i, axis)| match axis {
+            Axis::Label(label) => Some((*label, i)),
+            _ => None,
+        });
         let mut direct: Vec<_> = direct.collect();
         direct.sort_unstable();
         // Of all repeated labels, name the one whose repetition comes first in the text.
-        let repeated = direct
-            .chunk_by(|a, b| a.0 == b.0)
-            .filter(|run| run.len() > 1)
-            .min_by_key(|run| run[1].1);
+        let repeated = direct.chunk_by(|a, b| a.0 == b.0).filter(|run| run.len() > 1).min_by_key(|run| run[1].1);
         let Some(run) = repeated else { return Ok(()) };
         let places = self.spans.last().map_or(&[][..], |term| &term.axes);
         let spans = run.iter().map(|&(_, axis)| places[axis]).collect();

@@ -46,13 +46,7 @@ impl Parser<'_> {
                 rest = after;
             }
             let sign = if sign == Some(Token::Minus) { -1 } else { 1 };
-            let (size, label) = self.window_term(
-                &mut rest,
-                Span {
-                    start: place.start,
-                    end: span.end,
-                },
-            )?;
+            let (size, label) = self.window_term(&mut rest, Span { start: place.start, end: span.end })?;
             // Sums of fewer than 2^63 terms below 2^64 cannot overflow, and a text has fewer bytes than that.
             match label {
                 None => offset += sign * size,
@@ -69,22 +63,13 @@ impl Parser<'_> {
             return Err(self.no_effect(*label, span));
         }
         let fitting = |value: i128| i64::try_from(value).map_err(|_| self.overflow(span));
-        let terms = terms
-            .into_iter()
-            .map(|(label, coefficient)| Ok((label, fitting(coefficient)?)));
-        Ok(Affine {
-            terms: terms.collect::<Result<_, ParseError>>()?,
-            offset: fitting(offset)?,
-        })
+        let terms = terms.into_iter().map(|(label, coefficient)| Ok((label, fitting(coefficient)?)));
+        Ok(Affine { terms: terms.collect::<Result<_, ParseError>>()?, offset: fitting(offset)? })
     }
 
     /// Takes `integer`, `label`, `integer label` or `integer * label` from the front of `rest`. `whole` goes from the
     /// sign of the term to the end of the bracket.
-    fn window_term(
-        &self,
-        rest: &mut &[(Token, Span)],
-        whole: Span,
-    ) -> Result<(i128, Option<Label>), ParseError> {
+    fn window_term(&self, rest: &mut &[(Token, Span)], whole: Span) -> Result<(i128, Option<Label>), ParseError> {
         match **rest {
             [(Token::Number(None), place), ..] => Err(self.overflow(place)),
             [(Token::Number(Some(_)), _), (Token::Star, star), ..]
@@ -92,20 +77,11 @@ impl Parser<'_> {
             {
                 Err(self.product(star))
             }
-            [
-                (Token::Number(Some(size)), _),
-                (Token::Star, _),
-                (Token::Letter(label), _),
-                ..,
-            ] => {
+            [(Token::Number(Some(size)), _), (Token::Star, _), (Token::Letter(label), _), ..] => {
                 *rest = &rest[3..];
                 Ok((size.into(), Some(label)))
             }
-            [
-                (Token::Number(Some(size)), _),
-                (Token::Letter(label), _),
-                ..,
-            ] => {
+            [(Token::Number(Some(size)), _), (Token::Letter(label), _), ..] => {
                 *rest = &rest[2..];
                 Ok((size.into(), Some(label)))
             }
@@ -118,22 +94,13 @@ impl Parser<'_> {
                 Ok((1, Some(label)))
             }
             [(Token::Star, place), ..] => Err(self.product(place)),
-            [(_, next), ..] => Err(self.missing_term(Span {
-                start: whole.start,
-                end: next.end,
-            })),
-            [] => Err(self.missing_term(Span {
-                start: whole.start,
-                end: whole.start + 1,
-            })),
+            [(_, next), ..] => Err(self.missing_term(Span { start: whole.start, end: next.end })),
+            [] => Err(self.missing_term(Span { start: whole.start, end: whole.start + 1 })),
         }
     }
 }
 
 /// Whether a token can stand in a bracket.
 fn in_brackets(token: Token) -> bool {
-    matches!(
-        token,
-        Token::Letter(_) | Token::Number(_) | Token::Plus | Token::Minus | Token::Star
-    )
+    matches!(token, Token::Letter(_) | Token::Number(_) | Token::Plus | Token::Minus | Token::Star)
 }

@@ -5,29 +5,13 @@ use crate::diagnostic::push_visible;
 use crate::lexer::Token;
 use crate::{Diagnostic, Label, ParseError, ParseErrorKind as Kind, Span};
 
-const ONE_LETTER: &str =
-    "a label is one letter, and space does not separate names: write `ij`, not `row col`";
-const ROUND: &str =
-    "axes are not grouped: write their labels one after the other and reshape outside";
+const ONE_LETTER: &str = "a label is one letter, and space does not separate names: write `ij`, not `row col`";
+const ROUND: &str = "axes are not grouped: write their labels one after the other and reshape outside";
 
 impl Parser<'_> {
-    fn error(
-        &self,
-        kind: Kind,
-        message: impl Into<String>,
-        spans: Vec<Span>,
-        hint: &str,
-    ) -> ParseError {
+    fn error(&self, kind: Kind, message: impl Into<String>, spans: Vec<Span>, hint: &str) -> ParseError {
         let hint = (!hint.is_empty()).then(|| hint.to_string());
-        ParseError::new(
-            kind,
-            Diagnostic {
-                message: message.into(),
-                text: self.text.to_string(),
-                spans,
-                hint,
-            },
-        )
+        ParseError::new(kind, Diagnostic { message: message.into(), text: self.text.to_string(), spans, hint })
     }
 
     /// `operand 2` or `the output`: the term that is being read.
@@ -57,11 +41,9 @@ impl Parser<'_> {
                 format!("`+` outside brackets in {here}"),
                 "a window is written `[i+j]`, and an equation has one product, so add the results of two",
             ),
-            Token::Star => (
-                Kind::SignOutsideBrackets,
-                format!("`*` outside brackets in {here}"),
-                "operands are separated by `,`",
-            ),
+            Token::Star => {
+                (Kind::SignOutsideBrackets, format!("`*` outside brackets in {here}"), "operands are separated by `,`")
+            }
             Token::Close => (
                 Kind::UnopenedBracket,
                 format!("`]` without `[` in {here}"),
@@ -110,11 +92,9 @@ impl Parser<'_> {
         let here = self.here();
         let shown = self.shown(span);
         let (kind, message, hint) = match token {
-            Token::WrongArrow => (
-                Kind::WrongArrow,
-                format!("`{shown}` is not an arrow"),
-                "write `->` before the output",
-            ),
+            Token::WrongArrow => {
+                (Kind::WrongArrow, format!("`{shown}` is not an arrow"), "write `->` before the output")
+            }
             Token::Dots(dots) if dots % 3 == 0 => return self.second_ellipsis(vec![span]),
             Token::Dots(_) | Token::Other('…' | '⋯') => (
                 Kind::WrongEllipsis,
@@ -122,38 +102,23 @@ impl Parser<'_> {
                 "write three full stops: `...`",
             ),
             Token::Other('(' | ')') => (Kind::WrongBracket, format!("`{shown}` in {here}"), ROUND),
-            Token::Other('{' | '}') => (
-                Kind::WrongBracket,
-                format!("`{shown}` in {here}"),
-                "a lookup is written `[ij]`, a window `[i+j]`",
-            ),
+            Token::Other('{' | '}') => {
+                (Kind::WrongBracket, format!("`{shown}` in {here}"), "a lookup is written `[ij]`, a window `[i+j]`")
+            }
             Token::Other(c) if is_combining(c) => (
                 Kind::CombiningMark,
                 format!("combining mark `{shown}` in {here}"),
                 "a label is one character: use a letter without a mark, or one in which the mark is built in",
             ),
-            Token::Other(c) => (
-                Kind::UnexpectedCharacter,
-                format!("unexpected `{shown}` in {here}"),
-                hint_for(c),
-            ),
-            _ => (
-                Kind::UnexpectedCharacter,
-                format!("unexpected `{shown}` in {here}"),
-                "",
-            ),
+            Token::Other(c) => (Kind::UnexpectedCharacter, format!("unexpected `{shown}` in {here}"), hint_for(c)),
+            _ => (Kind::UnexpectedCharacter, format!("unexpected `{shown}` in {here}"), ""),
         };
         self.error(kind, message, vec![span], hint)
     }
 
     pub(super) fn second_arrow(&self, first: Span, second: Span) -> ParseError {
         let hint = "an equation has one output: bind the first result to a name and give it to a second equation";
-        self.error(
-            Kind::SecondArrow,
-            "a second `->`",
-            vec![first, second],
-            hint,
-        )
+        self.error(Kind::SecondArrow, "a second `->`", vec![first, second], hint)
     }
 
     pub(super) fn comma_in_output(&self, comma: Span) -> ParseError {
@@ -163,124 +128,61 @@ impl Parser<'_> {
 
     pub(super) fn second_ellipsis(&self, spans: Vec<Span>) -> ParseError {
         let hint = "`...` stands for all axes that have no label, so once is enough";
-        self.error(
-            Kind::SecondEllipsis,
-            format!("a second `...` in {}", self.here()),
-            spans,
-            hint,
-        )
+        self.error(Kind::SecondEllipsis, format!("a second `...` in {}", self.here()), spans, hint)
     }
 
     pub(super) fn repeated_output_label(&self, label: Label, spans: Vec<Span>) -> ParseError {
-        let message = format!(
-            "label `{label}` stands in the output {}",
-            times(spans.len())
-        );
-        let words = self
-            .spans
-            .last()
-            .map_or("", |term| &self.text[term.term.start..term.term.end]);
-        let named = words.split_whitespace().count() > 1
-            && words
-                .split_whitespace()
-                .any(|word| word.chars().count() > 1);
-        let diagonal =
-            format!("to write a diagonal, make the second a window: `{label}[{label}+0]`");
-        self.error(
-            Kind::RepeatedOutputLabel,
-            message,
-            spans,
-            if named { ONE_LETTER } else { &diagonal },
-        )
+        let message = format!("label `{label}` stands in the output {}", times(spans.len()));
+        let words = self.spans.last().map_or("", |term| &self.text[term.term.start..term.term.end]);
+        let named =
+            words.split_whitespace().count() > 1 && words.split_whitespace().any(|word| word.chars().count() > 1);
+        let diagonal = format!("to write a diagonal, make the second a window: `{label}[{label}+0]`");
+        self.error(Kind::RepeatedOutputLabel, message, spans, if named { ONE_LETTER } else { &diagonal })
     }
 
     pub(super) fn product(&self, star: Span) -> ParseError {
         let hint = "only an integer can multiply a label, from the left: `[2q]` or `[2*q]`";
-        let message = format!(
-            "`*` in {} is not between an integer and a label",
-            self.here()
-        );
+        let message = format!("`*` in {} is not between an integer and a label", self.here());
         self.error(Kind::Product, message, vec![star], hint)
     }
 
     /// `read` are the tokens of the window up to the one that lacks a sign before it.
     pub(super) fn missing_sign(&self, read: &[(Token, Span)]) -> ParseError {
         let (message, spans, hint) = match read {
-            [
-                ..,
-                (Token::Letter(label), before),
-                (Token::Number(Some(size)), at),
-            ] => (
-                format!(
-                    "number after label `{label}` in a window of {}",
-                    self.here()
-                ),
-                vec![Span {
-                    start: before.start,
-                    end: at.end,
-                }],
-                format!(
-                    "a coefficient stands before its label, `{size}{label}`; a sum has a sign, `{label}+{size}`"
-                ),
+            [.., (Token::Letter(label), before), (Token::Number(Some(size)), at)] => (
+                format!("number after label `{label}` in a window of {}", self.here()),
+                vec![Span { start: before.start, end: at.end }],
+                format!("a coefficient stands before its label, `{size}{label}`; a sum has a sign, `{label}+{size}`"),
             ),
             [.., (_, before), (_, at)] => (
-                format!(
-                    "no sign between `{}` and `{}` in {}",
-                    self.shown(*before),
-                    self.shown(*at),
-                    self.here()
-                ),
+                format!("no sign between `{}` and `{}` in {}", self.shown(*before), self.shown(*at), self.here()),
                 vec![*before, *at],
-                "brackets hold labels only (a lookup) or a sum with `+` and `-` (a window)"
-                    .to_string(),
+                "brackets hold labels only (a lookup) or a sum with `+` and `-` (a window)".to_string(),
             ),
-            _ => (
-                format!("no sign in a window of {}", self.here()),
-                Vec::new(),
-                String::new(),
-            ),
+            _ => (format!("no sign in a window of {}", self.here()), Vec::new(), String::new()),
         };
         self.error(Kind::MissingSign, message, spans, &hint)
     }
 
     pub(super) fn missing_term(&self, span: Span) -> ParseError {
         let message = format!("sign without a term in {}", self.here());
-        self.error(
-            Kind::MissingTerm,
-            message,
-            vec![span],
-            "a window is a sum such as `[q+w-3]` or `[-2q+5]`",
-        )
+        self.error(Kind::MissingTerm, message, vec![span], "a window is a sum such as `[q+w-3]` or `[-2q+5]`")
     }
 
     pub(super) fn no_effect(&self, label: Label, bracket: Span) -> ParseError {
         let message = format!("label `{label}` has coefficient 0 in {}", self.here());
-        self.error(
-            Kind::NoEffect,
-            message,
-            vec![bracket],
-            "it has no effect on the position: leave it out",
-        )
+        self.error(Kind::NoEffect, message, vec![bracket], "it has no effect on the position: leave it out")
     }
 
     pub(super) fn overflow(&self, span: Span) -> ParseError {
         let message = format!("number in {} is too large", self.here());
-        let hint = format!(
-            "coefficients and offsets lie between {} and {}",
-            i64::MIN,
-            i64::MAX
-        );
+        let hint = format!("coefficients and offsets lie between {} and {}", i64::MIN, i64::MAX);
         self.error(Kind::Overflow, message, vec![span], &hint)
     }
 
     fn unclosed(&self, open: Span) -> ParseError {
         let message = format!("`[` without `]` in {}", self.here());
-        self.error(
-            Kind::UnclosedBracket,
-            message,
-            vec![open],
-            "a lookup is written `[ij]`, a window `[i+j]`",
-        )
+        self.error(Kind::UnclosedBracket, message, vec![open], "a lookup is written `[ij]`, a window `[i+j]`")
     }
 
     /// Whether the text after the current token closes a bracket before it opens one or comes to an arrow.
@@ -300,11 +202,7 @@ impl Parser<'_> {
 }
 
 fn times(count: usize) -> String {
-    if count == 2 {
-        "twice".to_string()
-    } else {
-        format!("{count} times")
-    }
+    if count == 2 { "twice".to_string() } else { format!("{count} times") }
 }
 
 /// What is most likely meant by a character that is no part of the notation.
