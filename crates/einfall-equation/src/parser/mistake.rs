@@ -63,14 +63,14 @@ impl Parser<'_> {
         match token {
             Token::Arrow => self.unclosed(open),
             // A comma belongs to the bracket only if that is closed before anything else begins.
-            Token::Comma if !self.closes_next() => self.unclosed(open),
+            Token::Comma if !self.closes(1) => self.unclosed(open),
             Token::Comma => self.error(
                 Kind::CommaInBrackets,
                 format!("`,` inside brackets in {here}"),
                 vec![span],
                 "the labels of a table follow each other: `[bq]`",
             ),
-            Token::Open if self.closes_next() => self.error(
+            Token::Open if self.closes(2) => self.error(
                 Kind::NestedBracket,
                 format!("`[` inside brackets in {here}"),
                 vec![open, span],
@@ -93,7 +93,7 @@ impl Parser<'_> {
         let shown = self.shown(span);
         let (kind, message, hint) = match token {
             Token::WrongArrow => {
-                (Kind::WrongArrow, format!("`{shown}` is not an arrow"), "write `->` before the output")
+                (Kind::WrongArrow, format!("`{shown}` where `->` is meant"), "`->` stands before the output")
             }
             Token::Dots(dots) if dots % 3 == 0 => return self.second_ellipsis(vec![span]),
             Token::Dots(_) | Token::Other('…' | '⋯') => (
@@ -101,9 +101,9 @@ impl Parser<'_> {
                 format!("`{shown}` in {here} is not an ellipsis"),
                 "write three full stops: `...`",
             ),
-            Token::Other('(' | ')') => (Kind::WrongBracket, format!("`{shown}` in {here}"), ROUND),
+            Token::Other('(' | ')') => (Kind::WrongBracket, format!("round bracket in {here}"), ROUND),
             Token::Other('{' | '}') => {
-                (Kind::WrongBracket, format!("`{shown}` in {here}"), "a lookup is written `[ij]`, a window `[i+j]`")
+                (Kind::WrongBracket, format!("curly bracket in {here}"), "a lookup is written `[ij]`, a window `[i+j]`")
             }
             Token::Other(c) if is_combining(c) => (
                 Kind::CombiningMark,
@@ -122,7 +122,7 @@ impl Parser<'_> {
     }
 
     pub(super) fn comma_in_output(&self, comma: Span) -> ParseError {
-        let hint = "an equation has one output";
+        let hint = "an equation has one output: write one equation for each";
         self.error(Kind::CommaInOutput, "`,` after `->`", vec![comma], hint)
     }
 
@@ -175,7 +175,7 @@ impl Parser<'_> {
     }
 
     pub(super) fn overflow(&self, span: Span) -> ParseError {
-        let message = format!("number in {} is too large", self.here());
+        let message = format!("number out of range in {}", self.here());
         let hint = format!("coefficients and offsets lie between {} and {}", i64::MIN, i64::MAX);
         self.error(Kind::Overflow, message, vec![span], &hint)
     }
@@ -185,10 +185,11 @@ impl Parser<'_> {
         self.error(Kind::UnclosedBracket, message, vec![open], "a lookup is written `[ij]`, a window `[i+j]`")
     }
 
-    /// Whether the text after the current token closes a bracket before it opens one or comes to an arrow.
-    fn closes_next(&self) -> bool {
+    /// Whether the text goes on to close `brackets` brackets before it opens one or comes to an arrow.
+    fn closes(&self, brackets: usize) -> bool {
         let deciding = |token: &Token| matches!(token, Token::Open | Token::Close | Token::Arrow);
-        self.lexer.clone().map(|(token, _)| token).find(deciding) == Some(Token::Close)
+        let next = self.lexer.clone().map(|(token, _)| token).filter(deciding).take(brackets);
+        next.filter(|token| *token == Token::Close).count() == brackets
     }
 
     /// The text at `span`, in a form that can be seen.
@@ -212,8 +213,9 @@ fn hint_for(c: char) -> &'static str {
         ';' | '|' | '×' | '·' | '/' | '，' | '、' => "operands are separated by `,`",
         '−' | '–' | '—' => "the minus sign of a window is `-`, and the arrow is `->`",
         '<' => "write `->` before the output",
-        '"' | '\'' | '`' => "quotation marks are no part of an equation",
+        '"' | '\'' | '`' | '\\' => "quotation marks and backslashes are no part of an equation",
         '【' | '［' | '】' | '］' => "brackets are `[` and `]`",
+        _ if c.is_control() || c.escape_debug().len() > 1 => "the character cannot be seen: delete it",
         _ if c.is_numeric() => "numbers are written with the digits 0 to 9, inside brackets",
         _ => "a label is one letter",
     }
