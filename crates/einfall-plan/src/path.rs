@@ -2,11 +2,12 @@
 //!
 //! *In*: the labels of each operand, their lengths, and the labels that must survive. *Out*: a [`Path`]: pairs of
 //! positions in a growing list, the result of pair `i` being operand `operands + i`. Few operands are ordered exactly
-//! (dynamic programming over subsets, minimising multiply-adds); more by omeco's greedy search.
+//! (dynamic programming over subsets, minimising multiply-adds); more by a
+//! greedy search. Both are deterministic: the same equation always gets the same order, hence the same bits.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+mod greedy;
 
-use omeco::{EinCode, GreedyMethod, NestedEinsum, optimize_greedy};
+use std::collections::BTreeMap;
 
 use crate::problem::LabelId;
 
@@ -18,7 +19,7 @@ pub enum Order {
     Auto,
     /// Left to right.
     LeftToRight,
-    /// omeco's greedy search.
+    /// Greedy search.
     Greedy,
     /// Exact search, whatever it takes.
     Exact,
@@ -60,7 +61,7 @@ pub fn find_path(network: &Network<'_>, order: &Order) -> Result<Path, String> {
         Order::LeftToRight => Ok(left_to_right(operands, "left to right")),
         Order::Auto if operands <= MOST_EXACT => Ok(exact(network)),
         Order::Exact if operands <= 16 => Ok(exact(network)),
-        Order::Auto | Order::Greedy | Order::Exact => Ok(greedy(network)),
+        Order::Auto | Order::Greedy | Order::Exact => Ok(Path { pairs: greedy::greedy(network), method: "greedy" }),
     }
 }
 
@@ -171,49 +172,6 @@ fn emit_exact(subset: usize, best: &[(f64, usize)], operands: usize, pairs: &mut
     let (a, b) = (emit_exact(part, best, operands, pairs), emit_exact(subset & !part, best, operands, pairs));
     pairs.push((a.min(b), a.max(b)));
     operands + pairs.len() - 1
-}
-
-fn greedy(network: &Network<'_>) -> Path {
-    let labels: Vec<Vec<u32>> =
-        network.operands.iter().map(|labels| labels.iter().map(|label| label.0).collect()).collect();
-    let present: BTreeSet<u32> = labels.iter().flatten().copied().collect();
-    let output = network.output.iter().map(|label| label.0).filter(|label| present.contains(label)).collect();
-    let sizes: HashMap<u32, usize> =
-        present.iter().map(|&label| (label, (network.lens)(LabelId(label)).max(1))).collect();
-    let operands = labels.len();
-    let Some(tree) = optimize_greedy(&EinCode::new(labels, output), &sizes, &GreedyMethod::default()) else {
-        return left_to_right(operands, "left to right");
-    };
-    let mut pairs = Vec::new();
-    emit_tree(tree, operands, &mut pairs);
-    Path { pairs, method: "greedy" }
-}
-
-/// Writes a tree as pairs, without recursion: trees of thousands of operands may be one long chain.
-fn emit_tree(tree: NestedEinsum<u32>, operands: usize, pairs: &mut Vec<(usize, usize)>) {
-    enum Task {
-        Visit(NestedEinsum<u32>),
-        Join(usize),
-    }
-    let mut tasks = vec![Task::Visit(tree)];
-    let mut results: Vec<usize> = Vec::new();
-    while let Some(task) = tasks.pop() {
-        match task {
-            Task::Visit(NestedEinsum::Leaf { tensor_index }) => results.push(tensor_index),
-            Task::Visit(NestedEinsum::Node { args, .. }) => {
-                tasks.push(Task::Join(args.len()));
-                tasks.extend(args.into_iter().rev().map(Task::Visit));
-            }
-            Task::Join(count) => {
-                let parts = results.split_off(results.len() - count);
-                let joined = parts.into_iter().reduce(|a, b| {
-                    pairs.push((a, b));
-                    operands + pairs.len() - 1
-                });
-                results.extend(joined);
-            }
-        }
-    }
 }
 
 #[cfg(test)]
