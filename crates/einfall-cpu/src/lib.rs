@@ -1,1 +1,4 @@
 //! Placeholder.
+#![allow(unsafe_code)]
+
+pub mod isa;
