@@ -28,7 +28,7 @@ pub enum Isa {
     Neon,
     /// x86-64 with AVX2, FMA and F16C, 256-bit.
     Avx2,
-    /// x86-64 with AVX-512 F, BW, VL and DQ (and everything [`Isa::Avx2`] needs), 512-bit.
+    /// x86-64 with AVX-512 F, BW, VL and DQ (and POPCNT, and everything [`Isa::Avx2`] needs), 512-bit.
     Avx512,
 }
 
@@ -44,19 +44,15 @@ impl Isa {
         match std::env::var(ISA_VARIABLE) {
             Ok(name) => Isa::forced(&name),
             Err(std::env::VarError::NotPresent) => Ok(Isa::best()),
-            Err(std::env::VarError::NotUnicode(_)) => Err(format!(
-                "`{ISA_VARIABLE}` is not valid unicode\nhint: use one of {}",
-                names(&Isa::available())
-            )),
+            Err(std::env::VarError::NotUnicode(_)) => {
+                Err(format!("`{ISA_VARIABLE}` is not valid unicode\nhint: use one of {}", names(&Isa::available())))
+            }
         }
     }
 
     /// The instruction sets this machine can run, slowest first; never empty. For tests that run every kernel.
     pub fn available() -> Vec<Isa> {
-        Isa::ALL
-            .into_iter()
-            .filter(|isa| isa.is_available())
-            .collect()
+        Isa::ALL.into_iter().filter(|isa| isa.is_available()).collect()
     }
 
     /// Whether this machine can run the instruction set.
@@ -80,17 +76,11 @@ impl Isa {
     }
 
     fn best() -> Isa {
-        Isa::ALL
-            .into_iter()
-            .rev()
-            .find(|isa| isa.is_available())
-            .unwrap_or(Isa::Portable)
+        Isa::ALL.into_iter().rev().find(|isa| isa.is_available()).unwrap_or(Isa::Portable)
     }
 
     fn forced(name: &str) -> Result<Isa, String> {
-        let isa: Isa = name
-            .parse()
-            .map_err(|error| format!("`{ISA_VARIABLE}`: {error}"))?;
+        let isa: Isa = name.parse().map_err(|error| format!("`{ISA_VARIABLE}`: {error}"))?;
         if isa.is_available() {
             return Ok(isa);
         }
@@ -114,27 +104,17 @@ impl FromStr for Isa {
         Isa::ALL
             .into_iter()
             .find(|isa| isa.name() == name)
-            .ok_or_else(|| {
-                format!(
-                    "unknown instruction set `{name}`\nhint: use one of {}",
-                    names(&Isa::ALL)
-                )
-            })
+            .ok_or_else(|| format!("unknown instruction set `{name}`\nhint: use one of {}", names(&Isa::ALL)))
     }
 }
 
 fn names(list: &[Isa]) -> String {
-    list.iter()
-        .map(|isa| format!("`{isa}`"))
-        .collect::<Vec<_>>()
-        .join(", ")
+    list.iter().map(|isa| format!("`{isa}`")).collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(target_arch = "x86_64")]
 fn has_avx2() -> bool {
-    is_x86_feature_detected!("avx2")
-        && is_x86_feature_detected!("fma")
-        && is_x86_feature_detected!("f16c")
+    is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -144,6 +124,7 @@ fn has_avx512() -> bool {
         && is_x86_feature_detected!("avx512bw")
         && is_x86_feature_detected!("avx512vl")
         && is_x86_feature_detected!("avx512dq")
+        && is_x86_feature_detected!("popcnt")
 }
 
 #[cfg(not(target_arch = "x86_64"))]

@@ -2,3 +2,5 @@
 #![allow(unsafe_code)]
 
 pub mod isa;
+pub mod kernels;
+pub mod load;
