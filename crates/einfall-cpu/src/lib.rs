@@ -1,1 +1,6 @@
 //! Placeholder.
+#![allow(unsafe_code)]
+
+pub mod isa;
+pub mod kernels;
+pub mod load;
