@@ -35,7 +35,7 @@ fn first_bad_in(isa: Isa, lookup: &Lookup, argument: usize, table: &View<'_>) ->
             flat /= len;
         }
         // SAFETY: `span`: the run lies inside the table's view.
-        let bad = unsafe { first_invalid(isa, pointer.run(offset, stride), run, lookup.len) }.err()?;
+        let bad = unsafe { first_invalid(isa, pointer.run(offset, stride), run, lookup.len) }?;
         let mut flat = number * run + bad.position;
         let mut position = vec![0; shape.len()];
         for (coordinate, &len) in position.iter_mut().zip(shape).rev() {

@@ -157,6 +157,7 @@ pub fn bind(equation: &Equation, arguments: &[Argument], options: &BindOptions) 
     let output = bind_output(&scope, &output_axes, &labels, dtype, options, &written_output)?;
     Ok(Problem {
         equation: equation.clone(),
+        arguments: arguments.to_vec(),
         labels,
         operands: bound_operands,
         tables: bound_tables,

@@ -47,15 +47,18 @@ pub enum RunError {
         len: usize,
     },
     /// An argument is not what the plan was made for.
-    #[error("argument {argument} has {found} but the plan was made for {expected}")]
+    #[error("{argument} is {found} but the plan was made for {expected}")]
     Mismatch {
-        /// Which argument of the call.
-        argument: usize,
+        /// Which argument of the call, or `out`.
+        argument: String,
         /// What was given.
         found: String,
         /// What the plan was made for.
         expected: String,
     },
+    /// A table was written while the call ran.
+    #[error("a table changed while it was being read")]
+    Changed,
     /// The system has no memory for the workspace.
     #[error("out of memory: a workspace of {bytes} bytes could not be allocated")]
     OutOfMemory {

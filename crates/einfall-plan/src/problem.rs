@@ -7,6 +7,8 @@
 use einfall_equation::Equation;
 use einfall_tensor::{DType, Dims, Layout};
 
+use crate::bind::Argument;
+
 /// Position of a label in [`Problem::labels`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LabelId(pub u32);
@@ -132,6 +134,8 @@ pub struct Output {
 pub struct Problem {
     /// The equation as it was given.
     pub equation: Equation,
+    /// What every argument of the call was.
+    pub arguments: Vec<Argument>,
     /// Every label.
     pub labels: Vec<LabelInfo>,
     /// The operands, in order.

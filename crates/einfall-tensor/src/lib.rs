@@ -20,6 +20,8 @@ pub use num_complex;
 
 mod dtype;
 mod layout;
+#[cfg(feature = "ndarray")]
+mod ndarray;
 mod tensor;
 mod view;
 

@@ -30,3 +30,6 @@ pub struct Run<'a> {
     /// Predicted time on one thread, in seconds: whether threads pay.
     pub serial_seconds: f64,
 }
+
+// SAFETY: `bound`: inputs are only read; each op writes disjoint parts of the output from different threads.
+unsafe impl Sync for Run<'_> {}

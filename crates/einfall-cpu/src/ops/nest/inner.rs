@@ -7,6 +7,7 @@ use crate::scalar::Scalar;
 macro_rules! for_isa {
     ($isa:expr, $body:expr) => {{
         #[cfg(target_arch = "x86_64")]
+        #[allow(unused_unsafe)] // most callers are inside an unsafe block already
         {
             #[target_feature(enable = "avx2,fma,f16c")]
             fn avx2<R>(body: impl FnOnce() -> R) -> R {
@@ -18,9 +19,9 @@ macro_rules! for_isa {
             }
             match $isa {
                 // SAFETY: an `Isa` is only made for a machine that has its instructions.
-                Isa::Avx512 => unsafe { avx512(#[inline(always)] || $body) },
+                Isa::Avx512 => unsafe { avx512(|| $body) },
                 // SAFETY: as above.
-                Isa::Avx2 => unsafe { avx2(#[inline(always)] || $body) },
+                Isa::Avx2 => unsafe { avx2(|| $body) },
                 _ => $body,
             }
         }
