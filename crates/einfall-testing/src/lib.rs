@@ -4,5 +4,10 @@
 //! crate. This crate is not published, and it knows the notation and the element types but nothing of the engine.
 #![forbid(unsafe_code)]
 
+pub mod case;
+pub mod features;
+mod fill;
+pub mod generator;
 pub mod number;
 pub mod oracle;
+pub mod random;
