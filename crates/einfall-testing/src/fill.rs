@@ -17,7 +17,7 @@ pub enum Fill {
     Any,
     /// Standard normal numbers for inexact types. Otherwise as `Integers(9)`.
     Normal,
-    /// These values.
+    /// These values, row-major; of complex numbers, real and imaginary parts alternate.
     Values(Vec<f64>),
     /// A table: the position along the last axis, modulo n.
     Identity(usize),
@@ -73,7 +73,13 @@ impl Fill {
                 return Scalar::Complex(Complex::new(random.normal(), random.normal()));
             }
             Fill::Any | Fill::Normal => return small(dtype, 9, random),
-            Fill::Values(ref values) => return Scalar::Real(values.get(flat).copied().unwrap_or(0.0)),
+            Fill::Values(ref values) => {
+                let value = |at: usize| values.get(at).copied().unwrap_or(0.0);
+                if dtype.is_complex() {
+                    return Scalar::Complex(Complex::new(value(2 * flat), value(2 * flat + 1)));
+                }
+                return Scalar::Real(value(flat));
+            }
             Fill::Identity(n) => (position % n.max(1)) as i64,
             Fill::Constant(value) => value,
             Fill::Reversed(n) => (n.max(1) - 1 - position % n.max(1)) as i64,

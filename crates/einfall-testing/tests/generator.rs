@@ -6,6 +6,7 @@ use einfall_equation::{Equation, Operand};
 use einfall_tensor::DType;
 use einfall_testing::features::{FEATURES, features};
 use einfall_testing::generator::{MOST_TERMS, cases, malformed_case, random_case};
+use einfall_testing::number::unit_roundoff;
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::TestRunner;
 
@@ -83,6 +84,34 @@ fn sizes_name_nothing_that_the_equation_lacks() {
             assert!(label || axis, "{case}");
         }
     }
+}
+
+/// What makes a comparison bit for bit fair: no order of summation can leave the whole numbers that are exact.
+#[test]
+fn sums_of_exact_cases_are_exact() {
+    let mut checked = 0;
+    for seed in 0..600 {
+        let case = random_case(seed);
+        let expected = case.expected().unwrap();
+        let inexact = expected.dtype.is_float() || expected.dtype.is_complex();
+        if case.is_exact() && inexact {
+            let limit = 1.0 / unit_roundoff(expected.accumulator);
+            assert!(expected.magnitudes.iter().all(|&size| size <= limit), "{case}");
+            checked += 1;
+        }
+    }
+    assert!(checked > 150, "{checked}");
+}
+
+#[test]
+fn exact_data_tells_elements_apart() {
+    let constant = |seed: &u64| {
+        let expected = random_case(*seed).expected().unwrap();
+        expected.values.len() > 8 && expected.values.windows(2).all(|pair| pair[0].same(pair[1]))
+    };
+    let constant: Vec<u64> = (0..600).filter(constant).collect();
+    // Empty sums, lookups that are all left out, sums of truth values, and a scalar that is broadcast.
+    assert!(constant.len() < 90, "{}: {constant:?}", constant.len());
 }
 
 #[test]
