@@ -12,7 +12,7 @@ use proptest::test_runner::TestRunner;
 
 #[test]
 fn every_case_has_a_result_and_prints_as_a_line_that_reads_back() {
-    for seed in 0..500 {
+    for seed in 0..400 {
         let case = random_case(seed);
         assert_eq!(case, random_case(seed));
         let line = case.to_string();
@@ -90,7 +90,7 @@ fn sizes_name_nothing_that_the_equation_lacks() {
 #[test]
 fn sums_of_exact_cases_are_exact() {
     let mut checked = 0;
-    for seed in 0..600 {
+    for seed in 0..400 {
         let case = random_case(seed);
         let expected = case.expected().unwrap();
         let inexact = expected.dtype.is_float() || expected.dtype.is_complex();
@@ -100,7 +100,7 @@ fn sums_of_exact_cases_are_exact() {
             checked += 1;
         }
     }
-    assert!(checked > 150, "{checked}");
+    assert!(checked > 100, "{checked}");
 }
 
 #[test]
@@ -109,9 +109,9 @@ fn exact_data_tells_elements_apart() {
         let expected = random_case(*seed).expected().unwrap();
         expected.values.len() > 8 && expected.values.windows(2).all(|pair| pair[0].same(pair[1]))
     };
-    let constant: Vec<u64> = (0..600).filter(constant).collect();
-    // Empty sums, lookups that are all left out, sums of truth values, and a scalar that is broadcast.
-    assert!(constant.len() < 90, "{}: {constant:?}", constant.len());
+    let constant: Vec<u64> = (0..300).filter(constant).collect();
+    // Empty sums, positions that are all left out, labels that are only broadcast.
+    assert!(constant.len() < 45, "{}: {constant:?}", constant.len());
 }
 
 #[test]
@@ -119,14 +119,13 @@ fn failing_cases_shrink() {
     let mut runner = TestRunner::deterministic();
     let fails = |case: &einfall_testing::case::Case| case.equation.contains('[');
     let mut tree = std::iter::repeat_with(|| cases().new_tree(&mut runner).unwrap())
-        .find(|tree| fails(&tree.current()) && tree.current().to_string().len() > 300)
+        .find(|tree| fails(&tree.current()) && tree.current().to_string().len() > 600)
         .unwrap();
-    let before = tree.current().to_string().len();
     for _ in 0..20_000 {
         if !(if fails(&tree.current()) { tree.simplify() } else { tree.complicate() }) {
             break;
         }
     }
     let after = tree.current();
-    assert!(after.arguments.len() <= 3 && after.to_string().len() < before / 2, "{after}");
+    assert!(after.arguments.len() <= 3 && after.to_string().len() < 250, "{after}");
 }
