@@ -155,7 +155,7 @@ impl ArgumentSpec {
     pub fn materialise(&self, random: &mut Random) -> Result<Buffer, TensorError> {
         let size = self.dtype.bytes();
         let sentinel = sentinel(self.dtype);
-        let guard = GUARD.next_multiple_of(size) / size;
+        let guard = GUARD.div_ceil(size);
         let storage = self.storage();
         let mut buffer =
             Buffer { bytes: vec![0; 64 + self.misaligned], first: 0, len: storage * size, spec: self.clone() };
@@ -272,27 +272,27 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
 
-mod dtype_text {
+pub(crate) mod dtype_text {
     use super::*;
     use serde::de::Error;
 
-    pub(super) fn serialize<S: serde::Serializer>(dtype: &DType, to: S) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: serde::Serializer>(dtype: &DType, to: S) -> Result<S::Ok, S::Error> {
         to.serialize_str(dtype.name())
     }
 
-    pub(super) fn deserialize<'d, D: serde::Deserializer<'d>>(from: D) -> Result<DType, D::Error> {
+    pub(crate) fn deserialize<'d, D: serde::Deserializer<'d>>(from: D) -> Result<DType, D::Error> {
         String::deserialize(from)?.parse().map_err(D::Error::custom)
     }
 }
 
-mod dtype_or_none {
+pub(crate) mod dtype_or_none {
     use super::*;
 
-    pub(super) fn serialize<S: serde::Serializer>(dtype: &Option<DType>, to: S) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: serde::Serializer>(dtype: &Option<DType>, to: S) -> Result<S::Ok, S::Error> {
         dtype.map(DType::name).serialize(to)
     }
 
-    pub(super) fn deserialize<'d, D: serde::Deserializer<'d>>(from: D) -> Result<Option<DType>, D::Error> {
+    pub(crate) fn deserialize<'d, D: serde::Deserializer<'d>>(from: D) -> Result<Option<DType>, D::Error> {
         dtype_text::deserialize(from).map(Some)
     }
 }

@@ -13,11 +13,13 @@ use crate::random::Random;
 pub enum Fill {
     /// Random whole numbers from -m to m (from 0 for unsigned types), not all equal; random truth values for `bool`.
     Integers(i64),
-    /// Any value of an integer type, the least and the largest often; sums wrap. Otherwise as `Integers(9)`.
+    /// 1 once in n times and otherwise 0: for truth values, most products of which are false.
+    Truth(usize),
+    /// Any value of an integer type, the ends of its range and odd numbers often; sums wrap. Otherwise as `Integers(9)`.
     Any,
     /// Standard normal numbers for inexact types. Otherwise as `Integers(9)`.
     Normal,
-    /// These values.
+    /// These values, row-major; of complex numbers, real and imaginary parts alternate.
     Values(Vec<f64>),
     /// A table: the position along the last axis, modulo n.
     Identity(usize),
@@ -50,10 +52,10 @@ impl Fill {
         let count: usize = shape.iter().product();
         let last = shape.last().copied().unwrap_or(1).max(1);
         let mut values: Vec<Scalar> = (0..count).map(|flat| self.value(dtype, flat, flat % last, random)).collect();
-        let spread = matches!(self, Fill::Integers(1..) | Fill::Any);
-        if spread && count > 1 && values.iter().all(|value| *value == values[0]) {
-            // Equal elements would hide a wrong axis.
-            values[count / 2] = if values[0].real() == 1.0 { Scalar::Int(0) } else { Scalar::Int(1) };
+        let spread = matches!(self, Fill::Integers(1..) | Fill::Any | Fill::Truth(_));
+        if spread && count > 0 && values.iter().all(|value| *value == values[0]) {
+            // Equal elements would hide a wrong axis, and a lone 0 everything.
+            values[count / 2] = if values[0].real() == 1.0 && count > 1 { Scalar::Int(0) } else { Scalar::Int(1) };
         }
         values
     }
@@ -66,14 +68,23 @@ impl Fill {
             Fill::Integers(most) => return small(dtype, most, random),
             Fill::Any if dtype.is_integer() => match random.between(0, 3) {
                 0 => return Scalar::Int([least, largest, least + 1, largest - 1][random.between(0, 3) as usize]),
-                _ => random.bits() as i64,
+                // Products of even numbers soon wrap to 0.
+                1 => random.bits() as i64,
+                _ => random.bits() as i64 | 1,
             },
+            Fill::Truth(n) => i64::from(random.once_in(n as u64)),
             Fill::Normal if dtype.is_float() => return Scalar::Real(random.normal()),
             Fill::Normal if dtype.is_complex() => {
                 return Scalar::Complex(Complex::new(random.normal(), random.normal()));
             }
             Fill::Any | Fill::Normal => return small(dtype, 9, random),
-            Fill::Values(ref values) => return Scalar::Real(values.get(flat).copied().unwrap_or(0.0)),
+            Fill::Values(ref values) => {
+                let value = |at: usize| values.get(at).copied().unwrap_or(0.0);
+                if dtype.is_complex() {
+                    return Scalar::Complex(Complex::new(value(2 * flat), value(2 * flat + 1)));
+                }
+                return Scalar::Real(value(flat));
+            }
             Fill::Identity(n) => (position % n.max(1)) as i64,
             Fill::Constant(value) => value,
             Fill::Reversed(n) => (n.max(1) - 1 - position % n.max(1)) as i64,

@@ -107,10 +107,13 @@ fn fills(draft: &mut Draft, output: Option<&Operand>, out: Option<DType>) -> Vec
     let doubled =
         if promoted.is_complex() || out.is_some_and(DType::is_complex) { 2f64.powi(operands - 1) } else { 1.0 };
     let most = (limit / terms as f64 / doubled).powf(1.0 / f64::from(operands)).floor().clamp(1.0, 2000.0) as i64;
-    let normal = draft.choices.percent(10);
+    // Truth values are neither all false nor all true in the end if one product in all terms is true.
+    let once_in = (terms as f64).powf(1.0 / f64::from(operands)).round().max(2.0) as usize;
+    let normal = (promoted.is_float() || promoted.is_complex()) && draft.choices.percent(15);
     let wrapping = promoted.is_integer() && draft.choices.percent(40);
     let fill = |argument: &draft::ArgumentDraft| match &argument.role {
         Role::Table(fill) => fill.clone(),
+        Role::Operand if argument.dtype == DType::Bool => Fill::Truth(once_in),
         Role::Operand if normal => Fill::Normal,
         Role::Operand if wrapping => Fill::Any,
         Role::Operand => Fill::Integers(most.min(match argument.dtype {
@@ -137,7 +140,7 @@ fn length(choices: &mut Choices, most: usize) -> usize {
     let fitting: Vec<usize> = LENGTHS.into_iter().filter(|&len| len <= most.max(1)).collect();
     match choices.pick(&fitting) {
         // Too many empty results would test nothing.
-        0 if choices.percent(60) => 1,
+        0 if choices.percent(80) => 1,
         len => len,
     }
 }

@@ -11,3 +11,4 @@ pub mod generator;
 pub mod number;
 pub mod oracle;
 pub mod random;
+pub mod suite;

@@ -28,7 +28,7 @@ use einfall_tensor::{DType, View};
 use num_complex::Complex;
 use serde::{Deserialize, Serialize};
 
-use crate::number::{Scalar, scalars};
+use crate::number::{Scalar, scalars, unit_roundoff};
 pub use compare::{Mismatch, Tier, compare};
 pub use error::OracleError;
 use lengths::{Lengths, label_lengths};
@@ -56,12 +56,21 @@ pub struct OracleArray {
     pub values: Vec<Scalar>,
     /// `Σ |a||b|…` of every element, from which error bounds are made; 0 for integers and `bool`.
     pub magnitudes: Vec<f64>,
+    /// The most roundings that an element can see in any order of summation: its terms and its factors.
+    pub roundings: u64,
+    /// The less precise of the accumulators of the operands' type and of `dtype`.
+    pub accumulator: DType,
 }
 
 impl OracleArray {
     /// Element `flat` as its dtype holds it.
     pub fn rounded(&self, flat: usize) -> Scalar {
         self.values[flat].round_to(self.dtype)
+    }
+
+    /// The tier for inexact data, for a result that is computed in any order without intermediate rounding.
+    pub fn bound(&self) -> Tier {
+        Tier::Bound { terms: self.roundings, dtype: self.dtype, accumulator: self.accumulator }
     }
 
     /// The elements as their dtype holds them, real parts only.
@@ -124,25 +133,30 @@ pub fn evaluate(
         }
     }
     let parts = (&terms[..], &output, &arrays[..], &lengths, &reached[..]);
+    let accumulators = [promoted.accumulator(), dtype.accumulator()];
+    let coarser = accumulators.into_iter().max_by(|a, b| unit_roundoff(*a).total_cmp(&unit_roundoff(*b)));
+    let accumulator = coarser.unwrap_or(dtype);
     let computed = promoted.promote(dtype);
-    Ok(match computed {
+    let (values, magnitudes) = match computed {
         DType::Bool => run::<And>(parts, dtype),
         _ if computed.is_complex() => run::<Complex<f64>>(parts, dtype),
         _ if computed.is_float() => run::<f64>(parts, dtype),
         _ => run::<i128>(parts, dtype),
-    })
+    };
+    let shape = reached.last().cloned().unwrap_or_default();
+    let roundings = lengths.summed(&output) + terms.len() as u64;
+    Ok(OracleArray { shape, dtype, values, magnitudes, roundings, accumulator })
 }
 
 type Parts<'p> = (&'p [Term], &'p Term, &'p [Array], &'p Lengths, &'p [Vec<usize>]);
 
-fn run<R: Ring>((terms, output, arrays, lengths, reached): Parts, dtype: DType) -> OracleArray {
+fn run<R: Ring>((terms, output, arrays, lengths, reached): Parts, dtype: DType) -> (Vec<Scalar>, Vec<f64>) {
     let (sums, magnitudes) = contract::<R>(terms, output, arrays, lengths, reached);
     let values = sums.into_iter().map(|sum| match sum.scalar() {
         Scalar::Int(value) => Scalar::Int(value).round_to(dtype),
         inexact => inexact,
     });
-    let shape = reached.last().cloned().unwrap_or_default();
-    OracleArray { shape, dtype, values: values.collect(), magnitudes }
+    (values.collect(), magnitudes)
 }
 
 /// Gives every operand, and the output, its arguments.

@@ -30,7 +30,7 @@ impl Random {
 
     /// True once in `n` times.
     pub fn once_in(&mut self, n: u64) -> bool {
-        self.bits() % n == 0
+        self.bits().is_multiple_of(n)
     }
 
     /// A standard normal number (Box and Muller, 1958).

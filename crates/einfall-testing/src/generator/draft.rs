@@ -114,9 +114,9 @@ impl<'c> Draft<'c> {
                 axes.push(axis);
                 dims.push(Dim { stand: Stand::Fixed, full: len, broadcast: false });
                 tables.push(table);
-            } else if self.windows && roll >= 50 {
-                axes.push(self.window());
-                let full = length(self.choices, room.min(65));
+            } else if self.windows && roll >= 54 {
+                let (axis, full) = self.window(room.min(257));
+                axes.push(axis);
                 dims.push(Dim { stand: Stand::Fixed, full, broadcast: false });
             } else {
                 let (label, full) = self.choices.pick(&self.pool);
@@ -207,18 +207,27 @@ impl<'c> Draft<'c> {
         (Axis::Lookup(labels), len, ArgumentDraft { dtype, dims, role: Role::Table(fill) })
     }
 
-    fn window(&mut self) -> Axis {
+    /// A window on an axis of at most `room`, most positions of which lie inside.
+    fn window(&mut self, room: usize) -> (Axis, usize) {
         let count = if self.choices.percent(8) { 0 } else { 1 + self.choices.below(3) };
         let mut terms: Vec<(Label, i64)> = Vec::new();
+        let (mut least, mut most) = (0, 0);
         for _ in 0..count {
-            let (label, _) = self.choices.pick(&self.pool);
+            let (label, len) = self.choices.pick(&self.pool);
             let coefficient = self.choices.pick(&[1, 1, -1, 2, 3, -2]);
             if terms.iter().all(|(other, _)| *other != label) {
+                let reach = coefficient * len.saturating_sub(1) as i64;
+                *(if reach < 0 { &mut least } else { &mut most }) += reach;
                 terms.push((label, coefficient));
             }
         }
-        let offset = self.choices.pick(&[0, 1, -1, 2, -2, 3, -4, 7]);
-        Axis::Window(Affine { terms, offset })
+        let beyond: i64 = self.choices.pick(&[0, 0, 1, -1, 2, -2, 3]);
+        let offset = match terms.is_empty() {
+            true => beyond.abs(),
+            false => beyond - if self.choices.percent(90) { least } else { 0 },
+        };
+        let len = most - least + 1 + beyond.abs() + self.choices.pick(&[0, 0, 1, -1, 3, -3]);
+        (Axis::Window(Affine { terms, offset }), (len.max(0) as usize).min(room))
     }
 
     /// A window that gives `label` its length `len`, as in a convolution without padding.
@@ -270,8 +279,7 @@ impl<'c> Draft<'c> {
     /// Adds a lookup or a window to the output, and returns its length.
     fn scatter(&mut self, axes: &mut Vec<Axis>, room: usize) -> usize {
         if self.choices.percent(35) {
-            let axis = self.window();
-            let len = length(self.choices, room.min(65));
+            let (axis, len) = self.window(room.min(257));
             let at = self.choices.below(axes.len() + 1);
             let len = *self.sizes.entry(axis.to_string()).or_insert(len);
             axes.insert(at, axis);

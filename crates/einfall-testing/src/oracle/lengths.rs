@@ -184,6 +184,15 @@ impl Lengths {
         Ok(all)
     }
 
+    /// The most terms that an element of the output can have.
+    pub(super) fn summed(&self, output: &Term) -> u64 {
+        let stays = |name: &Name| match name {
+            Name::Label(label) => output.axes.contains(&Axis::Label(*label)),
+            Name::Dots(_) => output.axes.contains(&Axis::Ellipsis),
+        };
+        self.0.iter().filter(|(name, _)| !stays(name)).map(|(_, &len)| len as u64).product()
+    }
+
     /// The lengths of the ellipses' axes, from the right.
     pub(super) fn dots(&self) -> Vec<usize> {
         (0..).map_while(|i| self.0.get(&Name::Dots(i)).copied()).collect()
