@@ -1,6 +1,8 @@
 //! A report to draw and to print: figures of the reference experiment (b=8 h=1 q=n=1000 d=32, f32, two cores), some of
 //! them measured, the gaps filled with plausible numbers. For tests only; not a benchmark result.
 
+use std::path::PathBuf;
+
 use super::record::{
     BenchReport, BenchRow, Case, EINFALL, FloorKind, Machine, Op, Settings, Sizes,
 };
@@ -109,6 +111,11 @@ fn push(rows: &mut Vec<BenchRow>, op: Op, case: Case, lines: &[Line], factor: f6
             });
         }
     }
+}
+
+/// A folder to leave what tests draw in, to be looked at: `$EINFALL_DRAWINGS`.
+pub(crate) fn drawings() -> Option<PathBuf> {
+    std::env::var_os("EINFALL_DRAWINGS").map(PathBuf::from)
 }
 
 /// Two operations, five cases, eight engines.
