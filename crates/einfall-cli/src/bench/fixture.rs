@@ -77,7 +77,7 @@ fn push(rows: &mut Vec<BenchRow>, op: Op, case: Case, lines: &[Line], factor: f6
             };
             let (memory, compute) = (bytes as f64 / 27e9, flops as f64 / 138e9);
             let ours = *engine == EINFALL;
-            let way = ours.then(|| match case {
+            let way = ours.then_some(match case {
                 Case::SeparateStored => "stream",
                 Case::SeparateExpanded => "broadcast to gemm",
                 Case::SeparateLookup if k < 300 => "gather",

@@ -227,6 +227,7 @@ fn every_peer_computes_what_the_loops_compute() {
 }
 
 #[test]
+#[ignore = "compiles C++, which takes up to a minute"]
 fn compiling_is_not_part_of_the_time() {
     let Some(python) = python() else { return };
     let mut peers = Peers::start(&python, 1).unwrap();

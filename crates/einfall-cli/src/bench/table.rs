@@ -31,6 +31,7 @@ pub fn write(out: &mut dyn Write, report: &BenchReport) -> io::Result<()> {
     for line in facts(report) {
         writeln!(out, "{line}")?;
     }
+    writeln!(out, "{LEGEND}")?;
     if report.rows.is_empty() {
         writeln!(out, "\nnothing was measured")?;
     }
@@ -147,6 +148,10 @@ fn write_rows(out: &mut dyn Write, rows: &[[String; 8]]) -> io::Result<()> {
         .lines()
         .try_for_each(|line| writeln!(out, "{}", line.trim_end()))
 }
+
+/// How to read the columns.
+pub const LEGEND: &str =
+    "Time: shortest call. GFLOP/s: a multiply-add is two. GB/s: distinct bytes, counted once.";
 
 /// Titles of [`cells`].
 pub const HEADER: [&str; 8] = [

@@ -12,7 +12,7 @@ use super::scale::{LogScale, time_unit};
 use super::style::{self, Style};
 
 const LINE: f64 = 22.0;
-const TITLE: f64 = 30.0;
+const TITLE: f64 = 36.0;
 const BOTTOM: f64 = 46.0;
 const NUMBERS: f64 = 72.0;
 

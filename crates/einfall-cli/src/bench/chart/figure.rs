@@ -231,7 +231,7 @@ fn caption(report: &BenchReport, lines: bool) -> Vec<String> {
     }
     words += ". Shortest time of a call, logarithmic axes";
     words += if lines {
-        ", the same time axis in all panels."
+        ", the same time axis in all panels; markers that would cover each other stand side by side."
     } else {
         "."
     };

@@ -152,7 +152,14 @@ pub(super) fn draw(
             .filter(|row| row.engine == *name)
             .collect();
         rows.sort_by_key(|row| row.k);
-        let at = |row: &BenchRow| (horizontal.at(row.k as f64), vertical.at(row.min_s));
+        let at = |row: &BenchRow| {
+            let aside = if row.is_ours() {
+                0.0
+            } else {
+                beside(panel, row, engines, &vertical)
+            };
+            (horizontal.at(row.k as f64) + aside, vertical.at(row.min_s))
+        };
         if rows.len() > 1 {
             stroke(out, style, &path(rows.iter().map(|row| at(row))));
         }
@@ -177,6 +184,32 @@ pub(super) fn draw(
     if panel.medium == Medium::Page {
         strips(out, panel, (left, right, top, bottom), &horizontal);
     }
+}
+
+/// How far to the side a peer's marker stands, so that peers of nearly the same time at one k can all be seen. Ours
+/// stays where it is.
+fn beside(panel: &Panel<'_>, row: &BenchRow, engines: &[(&str, Style)], up: &LogScale) -> f64 {
+    const TOUCHING: f64 = 5.0;
+    const APART: f64 = 6.5;
+    let order = |name: &str| engines.iter().position(|(other, _)| *other == name);
+    let mut column: Vec<_> = panel
+        .rows
+        .iter()
+        .copied()
+        .filter(|other| other.k == row.k && !other.is_ours())
+        .collect();
+    column.sort_by(|a, b| a.min_s.total_cmp(&b.min_s));
+    // Neighbours that touch form a chain, which is centred on the k.
+    let mut chains = column.chunk_by(|a, b| (up.at(a.min_s) - up.at(b.min_s)).abs() < TOUCHING);
+    let Some(chain) = chains.find(|chain| chain.iter().any(|other| std::ptr::eq(*other, row)))
+    else {
+        return 0.0;
+    };
+    let before = chain
+        .iter()
+        .filter(|other| order(&other.engine) < order(&row.engine))
+        .count();
+    (before as f64 - (chain.len() - 1) as f64 / 2.0) * APART
 }
 
 type Box = (f64, f64, f64, f64);
@@ -210,7 +243,18 @@ fn axes(
             &tick.label,
         );
     }
-    for tick in across.ticks(1.0, 26.0) {
+    let mut ticks = across.ticks(1.0, 26.0);
+    if ticks.iter().filter(|tick| !tick.label.is_empty()).count() < 3 {
+        ticks = across.marks(
+            panel
+                .rows
+                .iter()
+                .map(|row| row.k)
+                .filter(|_| panel.case != Case::All),
+            26.0,
+        );
+    }
+    for tick in ticks {
         rule(
             out,
             if tick.label.is_empty() {

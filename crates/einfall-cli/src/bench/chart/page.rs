@@ -1,5 +1,6 @@
 //! The HTML page: facts, why, and for each operation the figure and its table.
 
+use std::cmp::Reverse;
 use std::fmt::Write;
 
 use crate::bench::record::{BenchReport, Case, Op};
@@ -27,6 +28,7 @@ pub(super) fn page(report: &BenchReport) -> String {
         );
     }
     body += "</ul>\n";
+    let _ = writeln!(body, "<p>{}</p>", escape(table::LEGEND));
     let _ = writeln!(body, "<h2>Why</h2>\n<p>{}</p>", why(report));
     if report.rows.is_empty() {
         body += "<p>nothing was measured</p>\n";
@@ -68,7 +70,7 @@ fn why(report: &BenchReport) -> String {
         .rows
         .iter()
         .filter(|row| row.case == Case::SeparateStored && row.is_ours());
-    if let Some(row) = stored.max_by_key(|row| row.k) {
+    if let Some(row) = stored.max_by_key(|row| (row.k, Reverse(row.op))) {
         let _ = write!(
             text,
             ": {} for {} at k={}",
@@ -89,8 +91,10 @@ fn why(report: &BenchReport) -> String {
     }
     text += ". <b>Looked up</b> through a table, the keys are n rows that are pointed into: they stay in the cache, and the \
         selected rows are never stored anywhere. An <b>expanded view</b> repeats one key list, so it is the matrix product \
-        that <b>shared</b> keys are. Copying either into separate keys first makes it cost what stored keys cost, and more. \
-        The dashed line shows all n keys: above it, selecting keys does not pay.";
+        that <b>shared</b> keys are. Copying either into separate keys first makes it cost what stored keys cost, and more.";
+    if report.rows.iter().any(|row| row.case == Case::All) {
+        text += " The dashed line shows all n keys: above it, selecting keys does not pay.";
+    }
     text
 }
 
@@ -111,7 +115,12 @@ fn tables(out: &mut String, report: &BenchReport, op: Op) {
         }
         let _ = writeln!(
             out,
-            "<details><summary>{}: all figures</summary>",
+            "<details{}><summary>{}: all figures</summary>",
+            if case == Case::SeparateLookup {
+                " open"
+            } else {
+                ""
+            },
             escape(case.title())
         );
         out.push_str("<div class=\"wide\"><table><thead><tr>");

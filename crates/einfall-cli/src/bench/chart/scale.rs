@@ -129,6 +129,29 @@ impl LogScale {
         };
         values.into_iter().map(tick).collect()
     }
+
+    /// Ticks at the values themselves, for an axis too short for round ones; text `room` pixels apart.
+    pub(super) fn marks(&self, values: impl Iterator<Item = usize>, room: f64) -> Vec<Tick> {
+        let mut values: Vec<_> = values.collect();
+        values.sort_unstable();
+        values.dedup();
+        let mut last = f64::NEG_INFINITY;
+        let tick = |value: usize| {
+            let at = self.at(value as f64);
+            let shown = at - last >= room;
+            last = if shown { at } else { last };
+            Tick {
+                value: value as f64,
+                at,
+                label: if shown {
+                    value.to_string()
+                } else {
+                    String::new()
+                },
+            }
+        };
+        values.into_iter().map(tick).collect()
+    }
 }
 
 /// `0.05`, `2`, `500`; from a million on `1e6`.
