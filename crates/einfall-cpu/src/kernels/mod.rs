@@ -1,0 +1,3 @@
+//! The innermost loops, one file a noun; each takes raw pointers that its caller has checked, and starts no threads.
+
+pub mod rows;
