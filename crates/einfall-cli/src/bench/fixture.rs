@@ -3,9 +3,7 @@
 
 use std::path::PathBuf;
 
-use super::record::{
-    BenchReport, BenchRow, Case, EINFALL, FloorKind, Machine, Op, Settings, Sizes,
-};
+use super::record::{BenchReport, BenchRow, Case, EINFALL, FloorKind, Machine, Op, Settings, Sizes};
 
 const KS: [usize; 5] = [10, 30, 100, 300, 1000];
 
@@ -58,14 +56,7 @@ const ALL: [Line; 3] = [
 fn push(rows: &mut Vec<BenchRow>, op: Op, case: Case, lines: &[Line], factor: f64) {
     for (engine, times) in lines {
         for (k, ms) in KS.into_iter().zip(times).filter(|(_, ms)| **ms > 0.0) {
-            let sizes = Sizes {
-                b: 8,
-                h: 1,
-                q: 1000,
-                n: 1000,
-                k,
-                d: 32,
-            };
+            let sizes = Sizes { b: 8, h: 1, q: 1000, n: 1000, k, d: 32 };
             let flops = sizes.flops(op);
             let contractions = if op == Op::Attention { 2 } else { 1 };
             let scores = 8 * 1000 * k as u64 * 4;
@@ -98,11 +89,7 @@ fn push(rows: &mut Vec<BenchRow>, op: Op, case: Case, lines: &[Line], factor: f6
                 flops,
                 bytes_distinct: bytes,
                 floor_s: Some(memory.max(compute)),
-                floor_kind: Some(if memory > compute {
-                    FloorKind::Memory
-                } else {
-                    FloorKind::Compute
-                }),
+                floor_kind: Some(if memory > compute { FloorKind::Memory } else { FloorKind::Compute }),
                 way: way.map(str::to_owned),
                 compile_s: engine.ends_with("compiled").then_some(11.4),
                 max_error: Some(3.8e-6),

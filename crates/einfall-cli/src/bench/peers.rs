@@ -63,25 +63,14 @@ pub fn find_python(given: Option<&Path>) -> Option<PathBuf> {
     if let Some(path) = given {
         return Some(path.to_owned());
     }
-    let inside = if cfg!(windows) {
-        "Scripts/python.exe"
-    } else {
-        "bin/python"
-    };
+    let inside = if cfg!(windows) { "Scripts/python.exe" } else { "bin/python" };
     let environment = std::env::var_os("VIRTUAL_ENV").map(|folder| Path::new(&folder).join(inside));
     if let Some(path) = environment.filter(|path| path.is_file()) {
         return Some(path);
     }
-    let names: &[&str] = if cfg!(windows) {
-        &["python.exe"]
-    } else {
-        &["python3", "python"]
-    };
+    let names: &[&str] = if cfg!(windows) { &["python.exe"] } else { &["python3", "python"] };
     let folders: Vec<_> = std::env::split_paths(&std::env::var_os("PATH")?).collect();
-    names
-        .iter()
-        .flat_map(|name| folders.iter().map(move |folder| folder.join(name)))
-        .find(|path| path.is_file())
+    names.iter().flat_map(|name| folders.iter().map(move |folder| folder.join(name))).find(|path| path.is_file())
 }
 
 /// What the process found.
@@ -158,28 +147,15 @@ fn maybe<'de, D: Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
 
 fn maybes<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<f64>, D::Error> {
     let values = Vec::<Option<f64>>::deserialize(from)?;
-    Ok(values
-        .into_iter()
-        .map(|value| value.unwrap_or(f64::NAN))
-        .collect())
+    Ok(values.into_iter().map(|value| value.unwrap_or(f64::NAN)).collect())
 }
 
 impl PeerTimes {
     /// Largest difference of the sample from `ours`, a function of the row-major position; NaN if either side is not
     /// finite.
     pub fn max_error(&self, ours: impl Fn(usize) -> f64) -> f64 {
-        let differences = self
-            .positions
-            .iter()
-            .zip(&self.sample)
-            .map(|(&at, theirs)| (ours(at) - theirs).abs());
-        differences.fold(0.0, |worst: f64, one| {
-            if one > worst || one.is_nan() {
-                one
-            } else {
-                worst
-            }
-        })
+        let differences = self.positions.iter().zip(&self.sample).map(|(&at, theirs)| (ours(at) - theirs).abs());
+        differences.fold(0.0, |worst: f64, one| if one > worst || one.is_nan() { one } else { worst })
     }
 }
 
@@ -193,10 +169,7 @@ impl DataFolder {
     /// # Errors
     /// What the system says.
     pub fn new() -> io::Result<Self> {
-        tempfile::Builder::new()
-            .prefix("einfall-bench-")
-            .tempdir()
-            .map(Self)
+        tempfile::Builder::new().prefix("einfall-bench-").tempdir().map(Self)
     }
 
     /// Writes one file and returns where.
@@ -280,8 +253,7 @@ impl Peers {
         let Some(setup) = self.setup.clone() else {
             return Err(PeerFailure("nothing was set up".to_owned()));
         };
-        let mut request =
-            serde_json::to_value(&setup).map_err(|error| PeerFailure(error.to_string()))?;
+        let mut request = serde_json::to_value(&setup).map_err(|error| PeerFailure(error.to_string()))?;
         request["cmd"] = "setup".into();
         if self.running.is_none() {
             self.launch()?;
@@ -296,12 +268,7 @@ impl Peers {
     ///
     /// # Errors
     /// The peer raised, crashed, took longer than the timeout, or is not offered for this problem.
-    pub fn time(
-        &mut self,
-        peer: &str,
-        repeats: usize,
-        budget: Duration,
-    ) -> Result<PeerTimes, PeerFailure> {
+    pub fn time(&mut self, peer: &str, repeats: usize, budget: Duration) -> Result<PeerTimes, PeerFailure> {
         if self.running.is_none() {
             self.send_setup()?;
         }
@@ -313,11 +280,7 @@ impl Peers {
         times
     }
 
-    fn ask<T: DeserializeOwned>(
-        &mut self,
-        request: &serde_json::Value,
-        limit: Duration,
-    ) -> Result<T, PeerFailure> {
+    fn ask<T: DeserializeOwned>(&mut self, request: &serde_json::Value, limit: Duration) -> Result<T, PeerFailure> {
         let Some(running) = &mut self.running else {
             return Err(PeerFailure("the process is not running".to_owned()));
         };
@@ -342,28 +305,17 @@ struct Running {
 
 impl Running {
     fn spawn(python: &Path, threads: usize) -> Result<Self, PeerFailure> {
-        let failed = |error: io::Error| {
-            PeerFailure(format!("`{}` does not start: {error}", python.display()))
-        };
-        let folder = tempfile::Builder::new()
-            .prefix("einfall-peers-")
-            .tempdir()
-            .map_err(failed)?;
+        let failed = |error: io::Error| PeerFailure(format!("`{}` does not start: {error}", python.display()));
+        let folder = tempfile::Builder::new().prefix("einfall-peers-").tempdir().map_err(failed)?;
         let script = folder.path().join("peers.py");
         fs::write(&script, SCRIPT).map_err(failed)?;
         let mut command = Command::new(python);
-        command
-            .arg(&script)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
+        command.arg(&script).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         for name in ["OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"] {
             command.env(name, threads.to_string());
         }
         // Left set, these two make a current OpenBLAS use the kernels and blocks of another processor.
-        command
-            .env_remove("OPENBLAS_CORETYPE")
-            .env_remove("OPENBLAS_L2_SIZE");
+        command.env_remove("OPENBLAS_CORETYPE").env_remove("OPENBLAS_L2_SIZE");
         // Compile in the process itself, so that no idle workers stay around while we time.
         command.env("TORCHINDUCTOR_COMPILE_THREADS", "1");
         let mut child = command.spawn().map_err(failed)?;
@@ -383,21 +335,10 @@ impl Running {
         let last_words = Arc::new(Mutex::new(VecDeque::new()));
         let kept = Arc::clone(&last_words);
         thread::spawn(move || keep_last_lines(stderr, &kept));
-        Ok(Self {
-            child,
-            requests,
-            replies,
-            last_words,
-            gone: false,
-            _script: folder,
-        })
+        Ok(Self { child, requests, replies, last_words, gone: false, _script: folder })
     }
 
-    fn ask<T: DeserializeOwned>(
-        &mut self,
-        request: &serde_json::Value,
-        limit: Duration,
-    ) -> Result<T, PeerFailure> {
+    fn ask<T: DeserializeOwned>(&mut self, request: &serde_json::Value, limit: Duration) -> Result<T, PeerFailure> {
         let sent = writeln!(self.requests, "{request}").and_then(|()| self.requests.flush());
         let line = match sent {
             Ok(()) => self.replies.recv_timeout(limit),
@@ -407,10 +348,7 @@ impl Running {
             Ok(line) => line,
             Err(RecvTimeoutError::Timeout) => {
                 self.end();
-                return Err(PeerFailure(format!(
-                    "no answer within {:.0} s",
-                    limit.as_secs_f64()
-                )));
+                return Err(PeerFailure(format!("no answer within {:.0} s", limit.as_secs_f64())));
             }
             Err(RecvTimeoutError::Disconnected) => return Err(self.crashed()),
         };
@@ -422,17 +360,13 @@ impl Running {
             }
         };
         if reply["ok"] != true {
-            let reason = reply["error"]
-                .as_str()
-                .unwrap_or("it gave no reason")
-                .to_owned();
+            let reason = reply["error"].as_str().unwrap_or("it gave no reason").to_owned();
             return Err(PeerFailure(reason));
         }
         if let Some(fields) = reply.as_object_mut() {
             fields.remove("ok");
         }
-        serde_json::from_value(reply)
-            .map_err(|error| PeerFailure(format!("its answer lacks something: {error}")))
+        serde_json::from_value(reply).map_err(|error| PeerFailure(format!("its answer lacks something: {error}")))
     }
 
     /// Why the process ended, from its exit status and the end of its standard error.
@@ -446,10 +380,7 @@ impl Running {
             }
         };
         self.end();
-        let words = self
-            .last_words
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let words = self.last_words.lock().unwrap_or_else(PoisonError::into_inner);
         let last = words.iter().rev().find(|line| !line.trim().is_empty());
         PeerFailure(last.map_or_else(
             || format!("the process ended ({status})"),
@@ -470,8 +401,7 @@ impl Drop for Running {
         if self.gone {
             return;
         }
-        let _ =
-            writeln!(self.requests, "{{\"cmd\": \"quit\"}}").and_then(|()| self.requests.flush());
+        let _ = writeln!(self.requests, "{{\"cmd\": \"quit\"}}").and_then(|()| self.requests.flush());
         let deadline = Instant::now() + Duration::from_secs(1);
         while Instant::now() < deadline {
             if !matches!(self.child.try_wait(), Ok(None)) {

@@ -42,13 +42,8 @@ pub enum Case {
 
 impl Case {
     /// Every case, in the order in which reports show them.
-    pub const ALL: [Self; 5] = [
-        Self::SeparateStored,
-        Self::SeparateExpanded,
-        Self::SeparateLookup,
-        Self::Shared,
-        Self::All,
-    ];
+    pub const ALL: [Self; 5] =
+        [Self::SeparateStored, Self::SeparateExpanded, Self::SeparateLookup, Self::Shared, Self::All];
 
     /// The name on the command line and in JSON.
     #[must_use]
@@ -128,18 +123,11 @@ fn by_name<T: Copy>(
     name: impl Fn(T) -> &'static str,
     text: &str,
 ) -> Result<T, UnknownName> {
-    all.iter()
-        .copied()
-        .find(|&one| name(one) == text)
-        .ok_or_else(|| UnknownName {
-            kind,
-            found: text.to_owned(),
-            allowed: all
-                .iter()
-                .map(|&one| name(one))
-                .collect::<Vec<_>>()
-                .join(", "),
-        })
+    all.iter().copied().find(|&one| name(one) == text).ok_or_else(|| UnknownName {
+        kind,
+        found: text.to_owned(),
+        allowed: all.iter().map(|&one| name(one)).collect::<Vec<_>>().join(", "),
+    })
 }
 
 impl FromStr for Case {
@@ -154,11 +142,7 @@ impl FromStr for Op {
     type Err = UnknownName;
 
     fn from_str(text: &str) -> Result<Self, UnknownName> {
-        if text == "both" {
-            Ok(Self::Attention)
-        } else {
-            by_name("operation", &Self::ALL, Self::name, text)
-        }
+        if text == "both" { Ok(Self::Attention) } else { by_name("operation", &Self::ALL, Self::name, text) }
     }
 }
 
@@ -195,11 +179,7 @@ impl Sizes {
     /// Multiply-adds of the operation, times two; attention counts both contractions and not the softmax.
     #[must_use]
     pub fn flops(&self, op: Op) -> u64 {
-        let one = [self.b, self.h, self.q, self.k, self.d]
-            .iter()
-            .map(|&len| len as u64)
-            .product::<u64>()
-            * 2;
+        let one = [self.b, self.h, self.q, self.k, self.d].iter().map(|&len| len as u64).product::<u64>() * 2;
         if op == Op::Attention { 2 * one } else { one }
     }
 }
@@ -388,8 +368,7 @@ impl BenchReport {
     /// The document as indented JSON, ending in a line end.
     #[must_use]
     pub fn to_json(&self) -> String {
-        let mut text =
-            serde_json::to_string_pretty(self).expect("names and numbers are always valid JSON");
+        let mut text = serde_json::to_string_pretty(self).expect("names and numbers are always valid JSON");
         text.push('\n');
         text
     }
@@ -410,20 +389,13 @@ impl BenchReport {
     /// The operations that have rows, in the order of [`Op::ALL`].
     #[must_use]
     pub fn ops(&self) -> Vec<Op> {
-        Op::ALL
-            .into_iter()
-            .filter(|&op| self.rows.iter().any(|row| row.op == op))
-            .collect()
+        Op::ALL.into_iter().filter(|&op| self.rows.iter().any(|row| row.op == op)).collect()
     }
 
     /// The rows of one problem, fastest first.
     #[must_use]
     pub fn problem(&self, op: Op, case: Case, k: usize) -> Vec<&BenchRow> {
-        let mut rows: Vec<_> = self
-            .rows
-            .iter()
-            .filter(|row| (row.op, row.case, row.k) == (op, case, k))
-            .collect();
+        let mut rows: Vec<_> = self.rows.iter().filter(|row| (row.op, row.case, row.k) == (op, case, k)).collect();
         rows.sort_by(|a, b| a.min_s.total_cmp(&b.min_s));
         rows
     }
@@ -431,11 +403,7 @@ impl BenchReport {
     /// All problems that have rows: operations and cases in their order, then k rising.
     #[must_use]
     pub fn problems(&self) -> Vec<(Op, Case, usize)> {
-        let mut all: Vec<_> = self
-            .rows
-            .iter()
-            .map(|row| (row.op, row.case, row.k))
-            .collect();
+        let mut all: Vec<_> = self.rows.iter().map(|row| (row.op, row.case, row.k)).collect();
         all.sort_unstable();
         all.dedup();
         all
@@ -444,23 +412,11 @@ impl BenchReport {
     /// One line about where and how: processor, threads, dtype, sizes.
     #[must_use]
     pub fn caption(&self) -> String {
-        let Settings {
-            threads,
-            dtype,
-            sizes,
-            version,
-            ..
-        } = &self.settings;
+        let Settings { threads, dtype, sizes, version, .. } = &self.settings;
         let Sizes { b, h, q, n, d, .. } = sizes;
         let s = if *threads == 1 { "" } else { "s" };
-        let cpu = if self.machine.cpu.is_empty() {
-            "unknown processor"
-        } else {
-            &self.machine.cpu
-        };
-        format!(
-            "{cpu}, {threads} thread{s}, {dtype}, b={b} h={h} q={q} n={n} d={d}, einfall {version}"
-        )
+        let cpu = if self.machine.cpu.is_empty() { "unknown processor" } else { &self.machine.cpu };
+        format!("{cpu}, {threads} thread{s}, {dtype}, b={b} h={h} q={q} n={n} d={d}, einfall {version}")
     }
 }
 
@@ -474,13 +430,8 @@ mod tests {
         let report = fixture::report();
         let text = report.to_json();
         assert!(BenchReport::from_json(&text).unwrap() == report, "{text}");
-        for name in [
-            "\"separate-lookup\"",
-            "\"attention\"",
-            "\"min_s\"",
-            "\"floor_kind\": \"memory\"",
-            "\"format\": 1",
-        ] {
+        for name in ["\"separate-lookup\"", "\"attention\"", "\"min_s\"", "\"floor_kind\": \"memory\"", "\"format\": 1"]
+        {
             assert!(text.contains(name), "{name}");
         }
         assert!(BenchReport::from_json(&text.replace("\"format\": 1", "\"format\": 2")).is_err());
@@ -493,22 +444,9 @@ mod tests {
         row.bytes_distinct = 102_400_000;
         row.min_s = 4e-3;
         row.floor_s = Some(1e-3);
-        assert_eq!(
-            (row.gflops(), row.gbytes_per_s(), row.share_of_floor()),
-            (12.8, 25.6, Some(0.25))
-        );
-        let sizes = Sizes {
-            b: 8,
-            h: 1,
-            q: 1000,
-            n: 1000,
-            k: 100,
-            d: 32,
-        };
-        assert_eq!(
-            (sizes.flops(Op::Scores), sizes.flops(Op::Attention)),
-            (51_200_000, 102_400_000)
-        );
+        assert_eq!((row.gflops(), row.gbytes_per_s(), row.share_of_floor()), (12.8, 25.6, Some(0.25)));
+        let sizes = Sizes { b: 8, h: 1, q: 1000, n: 1000, k: 100, d: 32 };
+        assert_eq!((sizes.flops(Op::Scores), sizes.flops(Op::Attention)), (51_200_000, 102_400_000));
     }
 
     #[test]
@@ -518,14 +456,8 @@ mod tests {
             assert_eq!(serde_json::to_string(&case).unwrap(), format!("\"{case}\""));
         }
         assert_eq!("both".parse(), Ok(Op::Attention));
-        assert_eq!(
-            serde_json::from_str::<Op>("\"both\"").unwrap(),
-            Op::Attention
-        );
+        assert_eq!(serde_json::from_str::<Op>("\"both\"").unwrap(), Op::Attention);
         let error = "separate".parse::<Case>().unwrap_err().to_string();
-        assert!(
-            error.starts_with("unknown case `separate`\nhint: one of separate-stored, "),
-            "{error}"
-        );
+        assert!(error.starts_with("unknown case `separate`\nhint: one of separate-stored, "), "{error}");
     }
 }

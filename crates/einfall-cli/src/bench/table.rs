@@ -60,10 +60,7 @@ pub fn facts(report: &BenchReport) -> Vec<String> {
     let mut lines = vec![report.caption()];
     let mut limits = Vec::new();
     if let Some(speed) = machine.read_bytes_per_s {
-        limits.push(format!(
-            "reads memory at {} GB/s",
-            units::digits(speed / 1e9)
-        ));
+        limits.push(format!("reads memory at {} GB/s", units::digits(speed / 1e9)));
     }
     if let Some(speed) = machine.flops_per_s {
         limits.push(format!("computes {} GFLOP/s", units::digits(speed / 1e9)));
@@ -78,11 +75,7 @@ pub fn facts(report: &BenchReport) -> Vec<String> {
         lines.push(format!("This machine: {}", limits.join(", ")));
     }
     if !settings.peers.is_empty() {
-        let peers: Vec<_> = settings
-            .peers
-            .iter()
-            .map(|(name, version)| format!("{name} {version}"))
-            .collect();
+        let peers: Vec<_> = settings.peers.iter().map(|(name, version)| format!("{name} {version}")).collect();
         lines.push(format!("Peers: {}", peers.join(", ")));
     }
     lines
@@ -96,15 +89,9 @@ fn write_heading(out: &mut dyn Write, op: Op, case: Case) -> io::Result<()> {
 /// What is the same for every engine: the work, the bytes, the floor.
 #[must_use]
 pub fn work(row: &BenchRow) -> String {
-    let mut text = format!(
-        "{}, {} distinct",
-        units::flop(row.flops as f64),
-        units::bytes(row.bytes_distinct as f64)
-    );
+    let mut text = format!("{}, {} distinct", units::flop(row.flops as f64), units::bytes(row.bytes_distinct as f64));
     if let Some(floor) = row.floor_s {
-        let kind = row
-            .floor_kind
-            .map_or(String::new(), |kind| format!(" ({})", kind.name()));
+        let kind = row.floor_kind.map_or(String::new(), |kind| format!(" ({})", kind.name()));
         text += &format!(", floor {}{kind}", units::seconds(floor));
     }
     text
@@ -136,34 +123,20 @@ fn wrong(row: &BenchRow) -> String {
 fn write_rows(out: &mut dyn Write, rows: &[[String; 8]]) -> io::Result<()> {
     let mut table = Table::new();
     table.load_style(NOTHING);
-    table
-        .set_content_arrangement(ContentArrangement::Dynamic)
-        .set_width(WIDTHS.iter().sum());
+    table.set_content_arrangement(ContentArrangement::Dynamic).set_width(WIDTHS.iter().sum());
     table.add_rows(rows);
     table.set_constraints(WIDTHS.map(|width| ColumnConstraint::Absolute(Width::Fixed(width))));
     for column in table.column_iter_mut().skip(1).take(6) {
         column.set_cell_alignment(CellAlignment::Right);
     }
-    table
-        .lines()
-        .try_for_each(|line| writeln!(out, "{}", line.trim_end()))
+    table.lines().try_for_each(|line| writeln!(out, "{}", line.trim_end()))
 }
 
 /// How to read the columns.
-pub const LEGEND: &str =
-    "Time: shortest call. GFLOP/s: a multiply-add is two. GB/s: distinct bytes, counted once.";
+pub const LEGEND: &str = "Time: shortest call. GFLOP/s: a multiply-add is two. GB/s: distinct bytes, counted once.";
 
 /// Titles of [`cells`].
-pub const HEADER: [&str; 8] = [
-    "engine",
-    "time",
-    "median",
-    "GFLOP/s",
-    "GB/s",
-    "of floor",
-    "× einfall",
-    "way, remarks",
-];
+pub const HEADER: [&str; 8] = ["engine", "time", "median", "GFLOP/s", "GB/s", "of floor", "× einfall", "way, remarks"];
 
 /// A row in words: engine, shortest and median time, rates, share of the floor, ratio to einfall's time, remarks.
 #[must_use]
@@ -175,8 +148,7 @@ pub fn cells(row: &BenchRow, ours: Option<f64>) -> [String; 8] {
         units::seconds(row.median_s),
         units::digits(row.gflops()),
         units::digits(row.gbytes_per_s()),
-        row.share_of_floor()
-            .map_or_else(none, |share| format!("{} %", units::digits(share * 100.0))),
+        row.share_of_floor().map_or_else(none, |share| format!("{} %", units::digits(share * 100.0))),
         ours.map_or_else(none, |ours| units::digits(row.min_s / ours)),
         remarks(row),
     ]
@@ -223,11 +195,7 @@ mod tests {
             assert!(text.contains(wanted), "{wanted:?} in\n{text}");
         }
         for line in text.lines() {
-            assert!(
-                line.chars().count() <= 100,
-                "{} columns: {line}",
-                line.chars().count()
-            );
+            assert!(line.chars().count() <= 100, "{} columns: {line}", line.chars().count());
         }
         assert!(!text.contains('\u{1b}'));
     }
@@ -238,10 +206,7 @@ mod tests {
         let rows = report.problem(Op::Scores, Case::SeparateLookup, 100);
         assert_eq!(rows[0].engine, "einfall");
         assert!(rows.is_sorted_by(|a, b| a.min_s <= b.min_s));
-        let einsum = rows
-            .iter()
-            .find(|row| row.engine == "torch.einsum")
-            .unwrap();
+        let einsum = rows.iter().find(|row| row.engine == "torch.einsum").unwrap();
         assert_eq!(cells(einsum, Some(rows[0].min_s))[6], "62.5");
         assert_eq!(cells(einsum, None)[6], "–");
     }

@@ -18,51 +18,26 @@ pub fn digits(value: f64) -> String {
 fn scaled(value: f64, units: &[(f64, &str)]) -> String {
     // 0.9995 rounds up to the next unit: 999.6 µs is 1.00 ms.
     let fits = |&&(scale, _): &&(f64, &str)| value.abs() >= scale * 0.9995;
-    let &(scale, unit) = units
-        .iter()
-        .find(fits)
-        .or(units.last())
-        .unwrap_or(&(1.0, ""));
+    let &(scale, unit) = units.iter().find(fits).or(units.last()).unwrap_or(&(1.0, ""));
     format!("{} {unit}", digits(value / scale))
 }
 
 /// A time: `850 ns`, `12.3 µs`, `4.56 ms`, `1.20 s`.
 #[must_use]
 pub fn seconds(value: f64) -> String {
-    scaled(
-        value,
-        &[(1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns")],
-    )
+    scaled(value, &[(1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns")])
 }
 
 /// A number of operations: `51.2 MFLOP`.
 #[must_use]
 pub fn flop(value: f64) -> String {
-    scaled(
-        value,
-        &[
-            (1e12, "TFLOP"),
-            (1e9, "GFLOP"),
-            (1e6, "MFLOP"),
-            (1e3, "kFLOP"),
-            (1.0, "FLOP"),
-        ],
-    )
+    scaled(value, &[(1e12, "TFLOP"), (1e9, "GFLOP"), (1e6, "MFLOP"), (1e3, "kFLOP"), (1.0, "FLOP")])
 }
 
 /// A number of bytes, in powers of ten like memory speeds: `102 MB`.
 #[must_use]
 pub fn bytes(value: f64) -> String {
-    scaled(
-        value,
-        &[
-            (1e12, "TB"),
-            (1e9, "GB"),
-            (1e6, "MB"),
-            (1e3, "kB"),
-            (1.0, "B"),
-        ],
-    )
+    scaled(value, &[(1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "B")])
 }
 
 #[cfg(test)]

@@ -129,17 +129,9 @@ fn list(names: &[String]) -> String {
     if names.is_empty() {
         return "no array".to_owned();
     }
-    let shown: Vec<_> = names
-        .iter()
-        .take(SHOWN)
-        .map(|name| format!("`{name}`"))
-        .collect();
+    let shown: Vec<_> = names.iter().take(SHOWN).map(|name| format!("`{name}`")).collect();
     let rest = names.len().saturating_sub(SHOWN);
-    if rest == 0 {
-        shown.join(", ")
-    } else {
-        format!("{} and {rest} more", shown.join(", "))
-    }
+    if rest == 0 { shown.join(", ") } else { format!("{} and {rest} more", shown.join(", ")) }
 }
 
 /// The kinds of file, told apart by the end of the name.
@@ -152,11 +144,7 @@ enum Format {
 
 impl Format {
     fn of(path: &Path) -> Result<Self, FileError> {
-        let end = path
-            .extension()
-            .and_then(|end| end.to_str())
-            .unwrap_or("")
-            .to_ascii_lowercase();
+        let end = path.extension().and_then(|end| end.to_str()).unwrap_or("").to_ascii_lowercase();
         match end.as_str() {
             "npy" => Ok(Self::Npy),
             "npz" => Ok(Self::Npz),
@@ -173,10 +161,7 @@ impl Format {
 #[must_use]
 pub fn split_name(spec: &str) -> (&Path, Option<&str>) {
     if let Some((path, name)) = spec.rsplit_once(':')
-        && matches!(
-            Format::of(Path::new(path)),
-            Ok(Format::Npz | Format::Safetensors)
-        )
+        && matches!(Format::of(Path::new(path)), Ok(Format::Npz | Format::Safetensors))
     {
         return (Path::new(path), Some(name));
     }
@@ -242,21 +227,14 @@ pub fn write(path: &Path, arrays: &[(&str, ArrayRef<'_>)]) -> Result<(), FileErr
 }
 
 fn check(path: &Path, array: &ArrayRef<'_>) -> Result<(), FileError> {
-    let size = element_size(array.dtype).ok_or_else(|| FileError::Unsupported {
-        path: path.to_owned(),
-        what: format!("dtype `{}`", array.dtype),
-    })?;
+    let size = element_size(array.dtype)
+        .ok_or_else(|| FileError::Unsupported { path: path.to_owned(), what: format!("dtype `{}`", array.dtype) })?;
     if byte_count(array.shape, size) == Some(array.bytes.len()) {
         return Ok(());
     }
     Err(FileError::Malformed {
         path: path.to_owned(),
-        what: format!(
-            "shape {:?} of `{}` does not fit {} bytes",
-            array.shape,
-            array.dtype,
-            array.bytes.len()
-        ),
+        what: format!("shape {:?} of `{}` does not fit {} bytes", array.shape, array.dtype, array.bytes.len()),
     })
 }
 
@@ -281,20 +259,13 @@ pub fn alignment(dtype: &str) -> Option<usize> {
 
 /// Bytes of what is swapped and aligned as one: half a complex number, else the element.
 fn scalar_size(dtype: &str, size: usize) -> usize {
-    if dtype.starts_with('c') {
-        size / 2
-    } else {
-        size
-    }
+    if dtype.starts_with('c') { size / 2 } else { size }
 }
 
 /// Bytes of a whole array, or `None` if they cannot be counted. Zero-length axes do not hide an overflow of the others:
 /// such a shape has strides that do not fit either.
 fn byte_count(shape: &[usize], size: usize) -> Option<usize> {
-    let whole = shape
-        .iter()
-        .filter(|&&len| len != 0)
-        .try_fold(size, |bytes, &len| bytes.checked_mul(len))?;
+    let whole = shape.iter().filter(|&&len| len != 0).try_fold(size, |bytes, &len| bytes.checked_mul(len))?;
     isize::try_from(whole).ok()?;
     Some(if shape.contains(&0) { 0 } else { whole })
 }
@@ -326,13 +297,7 @@ struct Described {
 
 /// Makes the array, copying its bytes only where they cannot be used in place.
 fn finish(path: &Path, storage: &Arc<Storage>, found: Described) -> Result<StoredArray, FileError> {
-    let Described {
-        dtype,
-        shape,
-        fortran,
-        big_endian,
-        range,
-    } = found;
+    let Described { dtype, shape, fortran, big_endian, range } = found;
     let size = element_size(dtype).expect("a header gives a dtype of the list");
     let scalar = scalar_size(dtype, size);
     let bytes = &storage.bytes()[range.clone()];
@@ -340,22 +305,13 @@ fn finish(path: &Path, storage: &Arc<Storage>, found: Described) -> Result<Store
         && let Some(at) = bytes.iter().position(|&byte| byte > 1)
     {
         let what = format!("element {at} of a bool array is {}", bytes[at]);
-        return Err(FileError::Malformed {
-            path: path.to_owned(),
-            what,
-        });
+        return Err(FileError::Malformed { path: path.to_owned(), what });
     }
     let swap = big_endian != cfg!(target_endian = "big") && scalar > 1;
     let strides_elems = strides(&shape, fortran);
     let aligned = bytes.as_ptr().addr().is_multiple_of(scalar);
     if aligned && !swap {
-        return Ok(StoredArray {
-            dtype: dtype.to_owned(),
-            shape,
-            strides_elems,
-            storage: Arc::clone(storage),
-            range,
-        });
+        return Ok(StoredArray { dtype: dtype.to_owned(), shape, strides_elems, storage: Arc::clone(storage), range });
     }
     let (mut copy, at) = store::aligned(path, bytes.len())?;
     let target = &mut copy[at.clone()];
@@ -364,13 +320,7 @@ fn finish(path: &Path, storage: &Arc<Storage>, found: Described) -> Result<Store
         target.chunks_exact_mut(scalar).for_each(<[u8]>::reverse);
     }
     let storage = Arc::new(Storage::Owned(copy));
-    Ok(StoredArray {
-        dtype: dtype.to_owned(),
-        shape,
-        strides_elems,
-        storage,
-        range: at,
-    })
+    Ok(StoredArray { dtype: dtype.to_owned(), shape, strides_elems, storage, range: at })
 }
 
 #[cfg(test)]

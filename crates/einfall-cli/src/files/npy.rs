@@ -52,19 +52,12 @@ fn malformed(what: impl Into<String>) -> Refused {
 }
 
 /// Reads the array that is the `.npy` file in `range` of `storage`.
-pub(super) fn read(
-    path: &Path,
-    storage: &Arc<Storage>,
-    range: Range<usize>,
-) -> Result<StoredArray, FileError> {
+pub(super) fn read(path: &Path, storage: &Arc<Storage>, range: Range<usize>) -> Result<StoredArray, FileError> {
     let bytes = &storage.bytes()[range.clone()];
     let header = parse(bytes).map_err(|refused| refused.at(path))?;
     let present = bytes.len() - header.data_at;
     if present < header.data_len {
-        let what = format!(
-            "shape {:?} needs {} bytes, {present} are there",
-            header.shape, header.data_len
-        );
+        let what = format!("shape {:?} needs {} bytes, {present} are there", header.shape, header.data_len);
         return Err(malformed(what).at(path));
     }
     let start = range.start + header.data_at;
@@ -92,15 +85,10 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Header, Refused> {
         }
         2 | 3 => {
             let (len, rest) = rest.split_first_chunk().ok_or_else(truncated)?;
-            (
-                usize::try_from(u32::from_le_bytes(*len)).unwrap_or(usize::MAX),
-                rest,
-            )
+            (usize::try_from(u32::from_le_bytes(*len)).unwrap_or(usize::MAX), rest)
         }
         _ => {
-            return Err(Refused::Unsupported(format!(
-                "version {major} of the `.npy` format"
-            )));
+            return Err(Refused::Unsupported(format!("version {major} of the `.npy` format")));
         }
     };
     if len > MAX_HEADER {
@@ -110,16 +98,8 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Header, Refused> {
     let text = std::str::from_utf8(text).map_err(|_| malformed("the header is not text"))?;
     let (dtype, big_endian, fortran, shape) = dictionary(text)?;
     let size = element_size(dtype).expect("`dtype_of` gives dtypes of the list");
-    let data_len =
-        byte_count(&shape, size).ok_or_else(|| malformed(format!("shape {shape:?} overflows")))?;
-    Ok(Header {
-        dtype,
-        big_endian,
-        fortran,
-        shape,
-        data_at: bytes.len() - rest.len() + len,
-        data_len,
-    })
+    let data_len = byte_count(&shape, size).ok_or_else(|| malformed(format!("shape {shape:?} overflows")))?;
+    Ok(Header { dtype, big_endian, fortran, shape, data_at: bytes.len() - rest.len() + len, data_len })
 }
 
 type Fields = (&'static str, bool, bool, Vec<usize>);
@@ -137,10 +117,7 @@ fn dictionary(text: &str) -> Result<Fields, Refused> {
             "fortran_order" => fortran.replace(text.boolean()?).is_some(),
             "shape" => shape.replace(text.tuple()?).is_some(),
             _ => {
-                return Err(malformed(format!(
-                    "unknown key `{}` in the header",
-                    key.escape_debug()
-                )));
+                return Err(malformed(format!("unknown key `{}` in the header", key.escape_debug())));
             }
         };
         if repeated {
@@ -155,12 +132,7 @@ fn dictionary(text: &str) -> Result<Fields, Refused> {
     }
     let missing = |key| malformed(format!("`{key}` is missing in the header"));
     let (dtype, big_endian) = dtype.ok_or_else(|| missing("descr"))?;
-    Ok((
-        dtype,
-        big_endian,
-        fortran.ok_or_else(|| missing("fortran_order"))?,
-        shape.ok_or_else(|| missing("shape"))?,
-    ))
+    Ok((dtype, big_endian, fortran.ok_or_else(|| missing("fortran_order"))?, shape.ok_or_else(|| missing("shape"))?))
 }
 
 /// What is left of the header's text.
@@ -169,10 +141,7 @@ struct Cursor<'a>(&'a str);
 impl<'a> Cursor<'a> {
     fn unexpected(&self, wanted: &str) -> Refused {
         let found: String = self.0.trim_start().chars().take(12).collect();
-        malformed(format!(
-            "expected {wanted} at `{}` in the header",
-            found.escape_debug()
-        ))
+        malformed(format!("expected {wanted} at `{}` in the header", found.escape_debug()))
     }
 
     fn take(&mut self, wanted: char) -> bool {
@@ -186,19 +155,12 @@ impl<'a> Cursor<'a> {
     }
 
     fn expect(&mut self, wanted: char) -> Result<(), Refused> {
-        if self.take(wanted) {
-            Ok(())
-        } else {
-            Err(self.unexpected(&format!("`{wanted}`")))
-        }
+        if self.take(wanted) { Ok(()) } else { Err(self.unexpected(&format!("`{wanted}`"))) }
     }
 
     fn string(&mut self) -> Result<&'a str, Refused> {
         let text = self.0.trim_start();
-        let quote = text
-            .chars()
-            .next()
-            .filter(|quote| matches!(quote, '\'' | '"'));
+        let quote = text.chars().next().filter(|quote| matches!(quote, '\'' | '"'));
         let Some((string, rest)) = quote.and_then(|quote| text[1..].split_once(quote)) else {
             return Err(self.unexpected("a string"));
         };
@@ -226,9 +188,7 @@ impl<'a> Cursor<'a> {
             if digits == 0 {
                 return Err(self.unexpected("a length"));
             }
-            let len = text[..digits]
-                .parse()
-                .map_err(|_| malformed(format!("length {} overflows", &text[..digits])))?;
+            let len = text[..digits].parse().map_err(|_| malformed(format!("length {} overflows", &text[..digits])))?;
             shape.push(len);
             // Files of Python 2 mark long integers.
             self.0 = text[digits..].strip_prefix('L').unwrap_or(&text[digits..]);
@@ -296,8 +256,7 @@ pub(super) fn header(array: &ArrayRef<'_>) -> Result<Vec<u8>, Refused> {
         "c128" => "c16",
         "bf16" => {
             return Err(Refused::Unsupported(
-                "NumPy's format has no `bf16`\nhint: write a `.safetensors` file, or cast to `f32`"
-                    .to_owned(),
+                "NumPy's format has no `bf16`\nhint: write a `.safetensors` file, or cast to `f32`".to_owned(),
             ));
         }
         other => return Err(Refused::Unsupported(format!("dtype `{other}`"))),
@@ -313,8 +272,7 @@ pub(super) fn header(array: &ArrayRef<'_>) -> Result<Vec<u8>, Refused> {
     } else {
         shape.truncate(shape.trim_end().len());
     }
-    let mut text =
-        format!("{{'descr': '{order}{code}', 'fortran_order': False, 'shape': ({shape}), }}");
+    let mut text = format!("{{'descr': '{order}{code}', 'fortran_order': False, 'shape': ({shape}), }}");
     // Magic, version and length take 10 bytes, the line end one.
     let padded = (10 + text.len() + 1).next_multiple_of(64) - 10;
     text.extend(std::iter::repeat_n(' ', padded - 1 - text.len()));
@@ -327,11 +285,7 @@ pub(super) fn header(array: &ArrayRef<'_>) -> Result<Vec<u8>, Refused> {
 pub(super) fn write(path: &Path, array: &ArrayRef<'_>) -> Result<(), FileError> {
     let header = header(array).map_err(|refused| refused.at(path))?;
     store::replace(path, |out| {
-        let io = |source: io::Error| FileError::Io {
-            action: "write",
-            path: path.to_owned(),
-            source,
-        };
+        let io = |source: io::Error| FileError::Io { action: "write", path: path.to_owned(), source };
         out.write_all(&header).map_err(io)?;
         out.write_all(array.bytes).map_err(io)
     })

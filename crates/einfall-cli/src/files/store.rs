@@ -31,20 +31,11 @@ impl Storage {
 /// Maps a whole file for reading.
 #[allow(unsafe_code)]
 pub(super) fn map(path: &Path) -> Result<Storage, FileError> {
-    let io = |action| {
-        move |source| FileError::Io {
-            action,
-            path: path.to_owned(),
-            source,
-        }
-    };
+    let io = |action| move |source| FileError::Io { action, path: path.to_owned(), source };
     let file = File::open(path).map_err(io("open"))?;
     let about = file.metadata().map_err(io("open"))?;
     if !about.is_file() {
-        return Err(FileError::Unsupported {
-            path: path.to_owned(),
-            what: "it is not a regular file".to_owned(),
-        });
+        return Err(FileError::Unsupported { path: path.to_owned(), what: "it is not a regular file".to_owned() });
     }
     if about.len() == 0 {
         // An empty file has no pages to map.
@@ -53,21 +44,17 @@ pub(super) fn map(path: &Path) -> Result<Storage, FileError> {
     // SAFETY: the map is read-only and private to this process. That nobody changes the file while it is mapped cannot
     // be enforced; our own writer never changes a file in place (`replace`), and every bit pattern of the dtypes that
     // are handed out is valid, `bool` being checked when it is read.
-    unsafe { Mmap::map(&file) }
-        .map(Storage::Mapped)
-        .map_err(io("map"))
+    unsafe { Mmap::map(&file) }.map(Storage::Mapped).map_err(io("map"))
 }
 
 /// A zeroed buffer with room for `len` bytes at the returned range, which starts at a multiple of 64.
 pub(super) fn aligned(path: &Path, len: usize) -> Result<(Vec<u8>, Range<usize>), FileError> {
     let whole = len.saturating_add(ALIGN);
     let mut buffer = Vec::new();
-    buffer
-        .try_reserve_exact(whole)
-        .map_err(|_| FileError::Unsupported {
-            path: path.to_owned(),
-            what: format!("{len} bytes do not fit into memory"),
-        })?;
+    buffer.try_reserve_exact(whole).map_err(|_| FileError::Unsupported {
+        path: path.to_owned(),
+        what: format!("{len} bytes do not fit into memory"),
+    })?;
     buffer.resize(whole, 0);
     let start = buffer.as_ptr().addr().next_multiple_of(ALIGN) - buffer.as_ptr().addr();
     Ok((buffer, start..start + len))
@@ -78,11 +65,7 @@ pub(super) fn replace(
     path: &Path,
     fill: impl FnOnce(&mut BufWriter<&File>) -> Result<(), FileError>,
 ) -> Result<(), FileError> {
-    let io = |source| FileError::Io {
-        action: "write",
-        path: path.to_owned(),
-        source,
-    };
+    let io = |source| FileError::Io { action: "write", path: path.to_owned(), source };
     let finish = |file: &File| {
         let mut out = BufWriter::with_capacity(1 << 20, file);
         fill(&mut out)?;

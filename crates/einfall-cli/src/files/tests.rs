@@ -35,9 +35,7 @@ fn read_bytes(name: &str, bytes: &[u8]) -> Result<StoredArray, FileError> {
 
 /// The message for a malformed file; it must name the file.
 fn refusal(name: &str, bytes: &[u8]) -> String {
-    let error = read_bytes(name, bytes)
-        .expect_err("the file is bad")
-        .to_string();
+    let error = read_bytes(name, bytes).expect_err("the file is bad").to_string();
     assert!(error.contains(name), "{error}");
     error
 }
@@ -62,9 +60,7 @@ const NPY_DTYPES: [(&str, &str); 14] = [
 /// Three elements; `bool` gets 0 and 1 only.
 fn elements(dtype: &str) -> Vec<u8> {
     let count = u8::try_from(3 * element_size(dtype).unwrap()).unwrap();
-    (1..=count)
-        .map(|at| if dtype == "bool" { at % 2 } else { at })
-        .collect()
+    (1..=count).map(|at| if dtype == "bool" { at % 2 } else { at }).collect()
 }
 
 #[test]
@@ -72,11 +68,7 @@ fn every_dtype_in_both_byte_orders() {
     for (code, dtype) in NPY_DTYPES {
         let data = elements(dtype);
         let scalar = alignment(dtype).unwrap();
-        for order in if scalar == 1 {
-            &['|', '<'][..]
-        } else {
-            &['<', '>', '='][..]
-        } {
+        for order in if scalar == 1 { &['|', '<'][..] } else { &['<', '>', '='][..] } {
             for version in [1, 2, 3] {
                 let header = dict(&format!("{order}{code}"), false, "(3,)");
                 let array = read_bytes("a.npy", &npy_bytes(version, &header, &data)).unwrap();
@@ -85,10 +77,7 @@ fn every_dtype_in_both_byte_orders() {
                     wanted.chunks_exact_mut(scalar).for_each(<[u8]>::reverse);
                 }
                 assert_eq!(array.dtype, dtype);
-                assert_eq!(
-                    (array.shape.as_slice(), array.strides_elems.as_slice()),
-                    (&[3][..], &[1][..])
-                );
+                assert_eq!((array.shape.as_slice(), array.strides_elems.as_slice()), (&[3][..], &[1][..]));
                 assert_eq!(array.bytes(), wanted, "{order}{code} version {version}");
                 assert!(array.bytes().as_ptr().addr().is_multiple_of(scalar));
             }
@@ -111,11 +100,7 @@ fn shapes_and_orders() {
     ];
     for (text, fortran, shape, strides) in cases {
         let array = read_bytes("a.npy", &npy_bytes(1, &dict("|u1", fortran, text), &data)).unwrap();
-        assert_eq!(
-            (array.shape.as_slice(), array.strides_elems.as_slice()),
-            (shape, strides),
-            "{text} {fortran}"
-        );
+        assert_eq!((array.shape.as_slice(), array.strides_elems.as_slice()), (shape, strides), "{text} {fortran}");
         assert_eq!(array.bytes(), &data[..array.len()]);
         assert_eq!(array.is_empty(), shape.contains(&0));
     }
@@ -140,39 +125,15 @@ fn bad_headers_are_refused_with_a_reason() {
     let deep = "[".repeat(60_000);
     let huge = 1u64 << 62;
     let cases = [
-        (
-            dict("<f4", false, "(3,)").replace("'shape'", "'shapes'"),
-            "unknown key `shapes`",
-        ),
-        (
-            "{'descr': '<f4', 'shape': (3,)}".to_owned(),
-            "`fortran_order` is missing",
-        ),
-        (
-            "{'fortran_order': False, 'shape': (3,)}".to_owned(),
-            "`descr` is missing",
-        ),
-        (
-            "{'descr': '<f4', 'fortran_order': False}".to_owned(),
-            "`shape` is missing",
-        ),
-        (
-            "{'descr': '<f4', 'descr': '<f4', 'fortran_order': False, 'shape': ()}".to_owned(),
-            "stands twice",
-        ),
-        (
-            dict("<f4", false, &format!("({huge}, {huge})")),
-            "overflows",
-        ),
-        (
-            dict("<f4", false, &format!("({huge}, 0, {huge})")),
-            "overflows",
-        ),
+        (dict("<f4", false, "(3,)").replace("'shape'", "'shapes'"), "unknown key `shapes`"),
+        ("{'descr': '<f4', 'shape': (3,)}".to_owned(), "`fortran_order` is missing"),
+        ("{'fortran_order': False, 'shape': (3,)}".to_owned(), "`descr` is missing"),
+        ("{'descr': '<f4', 'fortran_order': False}".to_owned(), "`shape` is missing"),
+        ("{'descr': '<f4', 'descr': '<f4', 'fortran_order': False, 'shape': ()}".to_owned(), "stands twice"),
+        (dict("<f4", false, &format!("({huge}, {huge})")), "overflows"),
+        (dict("<f4", false, &format!("({huge}, 0, {huge})")), "overflows"),
         (dict("<f4", false, &format!("({},)", u64::MAX)), "overflows"),
-        (
-            dict("<f4", false, "(99999999999999999999999,)"),
-            "overflows",
-        ),
+        (dict("<f4", false, "(99999999999999999999999,)"), "overflows"),
         (dict("<f4", false, "(-3,)"), "expected a length"),
         (dict("<f4", false, "(3.5,)"), "expected `,` or `)`"),
         (dict("<f4", false, "3"), "expected `(`"),
@@ -183,16 +144,10 @@ fn bad_headers_are_refused_with_a_reason() {
         (dict("<U7", false, "(1,)"), "dtype `<U7`"),
         (dict("", false, "(1,)"), "dtype ``"),
         (dict("é4", false, "(1,)"), "dtype `é4`"),
-        (
-            "{'descr': [('x', '<f4')], 'fortran_order': False, 'shape': (1,)}".to_owned(),
-            "structured dtype",
-        ),
+        ("{'descr': [('x', '<f4')], 'fortran_order': False, 'shape': (1,)}".to_owned(), "structured dtype"),
         ("{'descr': '<f4".to_owned(), "expected a string"),
         ("{'descr': '<f4' 'shape'".to_owned(), "expected `,` or `}`"),
-        (
-            "{'descr': '<f4', 'fortran_order': 0, 'shape': (1,)}".to_owned(),
-            "expected `True` or `False`",
-        ),
+        ("{'descr': '<f4', 'fortran_order': 0, 'shape': (1,)}".to_owned(), "expected `True` or `False`"),
         (dict("<f4", false, "(3,)") + "x", "expected the end"),
         (String::new(), "expected `{`"),
     ];
@@ -216,30 +171,9 @@ fn bad_headers_are_refused_with_a_reason() {
 
 fn sample<'a>(bytes: &'a [u8]) -> [(&'static str, ArrayRef<'a>); 3] {
     [
-        (
-            "a",
-            ArrayRef {
-                dtype: "f32",
-                shape: &[2, 3],
-                bytes: &bytes[..24],
-            },
-        ),
-        (
-            "deep/name",
-            ArrayRef {
-                dtype: "u8",
-                shape: &[],
-                bytes: &bytes[24..25],
-            },
-        ),
-        (
-            "empty",
-            ArrayRef {
-                dtype: "i64",
-                shape: &[0, 7],
-                bytes: &[],
-            },
-        ),
+        ("a", ArrayRef { dtype: "f32", shape: &[2, 3], bytes: &bytes[..24] }),
+        ("deep/name", ArrayRef { dtype: "u8", shape: &[], bytes: &bytes[24..25] }),
+        ("empty", ArrayRef { dtype: "i64", shape: &[0, 7], bytes: &[] }),
     ]
 }
 
@@ -253,25 +187,12 @@ fn archives_come_back_as_written() {
         assert_eq!(names(&path).unwrap(), ["a", "deep/name", "empty"]);
         for (name, array) in sample(&bytes) {
             let back = read(&format!("{}:{name}", path.display())).unwrap();
-            assert_eq!(
-                (back.dtype.as_str(), back.shape.as_slice()),
-                (array.dtype, array.shape)
-            );
+            assert_eq!((back.dtype.as_str(), back.shape.as_slice()), (array.dtype, array.shape));
             assert_eq!(back.bytes(), array.bytes);
         }
-        let error = read(&format!("{}:b", path.display()))
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.contains("`b`") && error.contains("`deep/name`"),
-            "{error}"
-        );
-        assert!(
-            read(path.to_str().unwrap())
-                .unwrap_err()
-                .to_string()
-                .contains("not exactly one")
-        );
+        let error = read(&format!("{}:b", path.display())).unwrap_err().to_string();
+        assert!(error.contains("`b`") && error.contains("`deep/name`"), "{error}");
+        assert!(read(path.to_str().unwrap()).unwrap_err().to_string().contains("not exactly one"));
 
         write(&path, &sample(&bytes)[..1]).unwrap();
         assert_eq!(read(path.to_str().unwrap()).unwrap().bytes(), &bytes[..24]);
@@ -303,12 +224,7 @@ fn broken_archives_are_errors_and_never_panics() {
 }
 
 fn safetensors_bytes(header: &str, data: &[u8]) -> Vec<u8> {
-    [
-        &(header.len() as u64).to_le_bytes(),
-        header.as_bytes(),
-        data,
-    ]
-    .concat()
+    [&(header.len() as u64).to_le_bytes(), header.as_bytes(), data].concat()
 }
 
 #[test]
@@ -322,23 +238,14 @@ fn safetensors_headers_are_checked() {
             first + second
         )
     };
-    for header in [
-        two(u64::MAX / 2),
-        two(u64::MAX / 2 - 100),
-        "[".repeat(100_000),
-        "{".into(),
-        String::new(),
-    ] {
+    for header in [two(u64::MAX / 2), two(u64::MAX / 2 - 100), "[".repeat(100_000), "{".into(), String::new()] {
         refusal("bad.safetensors", &safetensors_bytes(&header, &[]));
     }
     let fp8 = r#"{"a":{"dtype":"F8_E4M3","shape":[1],"data_offsets":[0,1]}}"#;
     assert!(refusal("bad.safetensors", &safetensors_bytes(fp8, &[1])).contains("dtype `F8_E4M3`"));
     let bf16 = r#"{"a":{"dtype":"BF16","shape":[1],"data_offsets":[0,2]}}"#;
     let array = read_bytes("good.safetensors", &safetensors_bytes(bf16, &[0x80, 0x3f])).unwrap();
-    assert_eq!(
-        (array.dtype.as_str(), array.bytes()),
-        ("bf16", &0x3f80u16.to_ne_bytes()[..])
-    );
+    assert_eq!((array.dtype.as_str(), array.bytes()), ("bf16", &0x3f80u16.to_ne_bytes()[..]));
 }
 
 #[test]
@@ -350,57 +257,19 @@ fn a_failed_write_leaves_the_old_file_and_nothing_else() {
         write(&path, &sample(&bytes)[..1]).unwrap();
         let before = fs::read(&path).unwrap();
         // The first array is written before the second turns out to be impossible.
-        let bad = if name == "x.safetensors" {
-            "c128"
-        } else {
-            "bf16"
-        };
+        let bad = if name == "x.safetensors" { "c128" } else { "bf16" };
         let [first, ..] = sample(&bytes);
         let size = element_size(bad).unwrap();
-        let impossible = (
-            "b",
-            ArrayRef {
-                dtype: bad,
-                shape: &[1],
-                bytes: &bytes[..size],
-            },
-        );
+        let impossible = ("b", ArrayRef { dtype: bad, shape: &[1], bytes: &bytes[..size] });
         write(&path, &[first, impossible]).unwrap_err();
-        write(
-            &path,
-            &[(
-                "b",
-                ArrayRef {
-                    dtype: "f32",
-                    shape: &[7],
-                    bytes: &bytes,
-                },
-            )],
-        )
-        .unwrap_err();
-        write(
-            &path,
-            &[(
-                "b",
-                ArrayRef {
-                    dtype: "f31",
-                    shape: &[7],
-                    bytes: &bytes,
-                },
-            )],
-        )
-        .unwrap_err();
+        write(&path, &[("b", ArrayRef { dtype: "f32", shape: &[7], bytes: &bytes })]).unwrap_err();
+        write(&path, &[("b", ArrayRef { dtype: "f31", shape: &[7], bytes: &bytes })]).unwrap_err();
         assert_eq!(fs::read(&path).unwrap(), before);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
         fs::remove_file(&path).unwrap();
     }
     let nowhere = folder.path().join("no/such/x.npy");
-    assert!(
-        write(&nowhere, &sample(&bytes)[..1])
-            .unwrap_err()
-            .to_string()
-            .starts_with("cannot write")
-    );
+    assert!(write(&nowhere, &sample(&bytes)[..1]).unwrap_err().to_string().starts_with("cannot write"));
 }
 
 #[test]
@@ -408,32 +277,10 @@ fn a_file_may_be_replaced_by_what_is_computed_from_it() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a.npy");
     let old: Vec<u8> = (0..64).collect();
-    write(
-        &path,
-        &[(
-            "",
-            ArrayRef {
-                dtype: "u8",
-                shape: &[64],
-                bytes: &old,
-            },
-        )],
-    )
-    .unwrap();
+    write(&path, &[("", ArrayRef { dtype: "u8", shape: &[64], bytes: &old })]).unwrap();
     let mapped = read(path.to_str().unwrap()).unwrap();
     assert!(mapped.is_mapped());
-    write(
-        &path,
-        &[(
-            "",
-            ArrayRef {
-                dtype: "u8",
-                shape: &[2],
-                bytes: &[8, 9],
-            },
-        )],
-    )
-    .unwrap();
+    write(&path, &[("", ArrayRef { dtype: "u8", shape: &[2], bytes: &[8, 9] })]).unwrap();
     assert_eq!(mapped.bytes(), old);
     assert_eq!(read(path.to_str().unwrap()).unwrap().bytes(), [8, 9]);
 }
@@ -446,10 +293,7 @@ fn names_that_are_no_files_of_ours() {
         ("no-such.npy", "cannot open"),
         ("no-such.npz:a", "cannot open `no-such.npz`"),
     ] {
-        assert!(
-            read(spec).unwrap_err().to_string().contains(reason),
-            "{spec}"
-        );
+        assert!(read(spec).unwrap_err().to_string().contains(reason), "{spec}");
     }
     assert_eq!(split_name("c:/x.npy"), (Path::new("c:/x.npy"), None));
     assert_eq!(split_name("c:/x.npz:a"), (Path::new("c:/x.npz"), Some("a")));
@@ -459,23 +303,13 @@ fn names_that_are_no_files_of_ours() {
 /// Runs a script if there is a Python with NumPy; says so if not.
 fn numpy(script: &str, folder: &Path) -> Option<String> {
     let python = crate::bench::peers::find_python(None)?;
-    let run = |text: &str| {
-        Command::new(&python)
-            .args(["-c", text])
-            .current_dir(folder)
-            .output()
-            .ok()
-    };
+    let run = |text: &str| Command::new(&python).args(["-c", text]).current_dir(folder).output().ok();
     if !run("import numpy")?.status.success() {
         eprintln!("skipped: {} has no numpy", python.display());
         return None;
     }
     let output = run(script)?;
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     Some(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
@@ -504,14 +338,7 @@ np.save('object.npy', np.array([None]), allow_pickle=True)
     for (code, dtype) in NPY_DTYPES {
         let raw = fs::read(at(format!("{code}.raw"))).unwrap();
         let fortran = fs::read(at(format!("{code}.raw-fortran"))).unwrap();
-        for name in [
-            ".npy",
-            "-big.npy",
-            "-fortran.npy",
-            ".npz:first",
-            "-packed.npz:first",
-            ".npz:second",
-        ] {
+        for name in [".npy", "-big.npy", "-fortran.npy", ".npz:first", "-packed.npz:first", ".npz:second"] {
             let array = read(&at(format!("{code}{name}"))).unwrap();
             let second = name.ends_with("second");
             let wanted = match name {
@@ -523,27 +350,15 @@ np.save('object.npy', np.array([None]), allow_pickle=True)
             assert_eq!(array.shape, if second { &[3, 5][..] } else { &[2, 3, 5] });
             assert_eq!(
                 array.strides_elems[0],
-                if name == "-fortran.npy" {
-                    1
-                } else {
-                    15 / if second { 3 } else { 1 }
-                }
+                if name == "-fortran.npy" { 1 } else { 15 / if second { 3 } else { 1 } }
             );
             assert_eq!(array.bytes(), wanted, "{code}{name}");
             assert!(name != ".npy" || array.is_mapped());
         }
-        assert_eq!(
-            read(&at(format!("{code}-packed.npz:large"))).unwrap().len(),
-            300_000
-        );
+        assert_eq!(read(&at(format!("{code}-packed.npz:large"))).unwrap().len(), 300_000);
     }
     for name in ["structured.npy", "object.npy"] {
-        assert!(
-            read(&at(name.to_owned()))
-                .unwrap_err()
-                .to_string()
-                .contains("not supported")
-        );
+        assert!(read(&at(name.to_owned())).unwrap_err().to_string().contains("not supported"));
     }
     let packed = fs::read(at("f4-packed.npz".to_owned())).unwrap();
     for end in (0..packed.len()).step_by(7) {
@@ -566,23 +381,11 @@ np.save('object.npy', np.array([None]), allow_pickle=True)
 fn numpy_reads_our_files() {
     let folder = tempfile::tempdir().unwrap();
     for (code, dtype) in NPY_DTYPES {
-        let array = ArrayRef {
-            dtype,
-            shape: &[3, 1],
-            bytes: &elements(dtype),
-        };
+        let array = ArrayRef { dtype, shape: &[3, 1], bytes: &elements(dtype) };
         write(&folder.path().join(format!("{code}.npy")), &[("", array)]).unwrap();
-        write(
-            &folder.path().join(format!("{code}.npz")),
-            &[("x", array), ("y", array)],
-        )
-        .unwrap();
+        write(&folder.path().join(format!("{code}.npz")), &[("x", array), ("y", array)]).unwrap();
     }
-    let zero = ArrayRef {
-        dtype: "f64",
-        shape: &[],
-        bytes: &[0; 8],
-    };
+    let zero = ArrayRef { dtype: "f64", shape: &[], bytes: &[0; 8] };
     write(&folder.path().join("zero.npy"), &[("", zero)]).unwrap();
     let script = "
 import numpy as np

@@ -39,25 +39,9 @@ pub(super) fn text_width(text: &str, size: f64) -> f64 {
 }
 
 /// Adds a text; `anchor` is `start`, `middle` or `end`, `class` its ink: `ink` or `faint`.
-pub(super) fn text(
-    out: &mut String,
-    x: f64,
-    y: f64,
-    size: f64,
-    anchor: &str,
-    class: &str,
-    content: &str,
-) {
-    let fill = if class.starts_with("faint") {
-        "#555555"
-    } else {
-        "#111111"
-    };
-    let weight = if class.ends_with("bold") {
-        r#" font-weight="bold""#
-    } else {
-        ""
-    };
+pub(super) fn text(out: &mut String, x: f64, y: f64, size: f64, anchor: &str, class: &str, content: &str) {
+    let fill = if class.starts_with("faint") { "#555555" } else { "#111111" };
+    let weight = if class.ends_with("bold") { r#" font-weight="bold""# } else { "" };
     let _ = write!(
         out,
         r#"<text class="{class}" x="{x:.1}" y="{y:.1}" font-size="{size}" text-anchor="{anchor}" fill="{fill}"{weight}>{}</text>"#,
@@ -81,18 +65,12 @@ pub(super) fn rule(out: &mut String, class: &str, from: (f64, f64), to: (f64, f6
 
 /// Draws one operation.
 pub(super) fn draw(report: &BenchReport, op: Op, medium: Medium) -> String {
-    let rows: Vec<_> = report
-        .rows
-        .iter()
-        .filter(|row| row.op == op && row.min_s > 0.0)
-        .collect();
+    let rows: Vec<_> = report.rows.iter().filter(|row| row.op == op && row.min_s > 0.0).collect();
     let engines = style::engines(&rows);
     let lines = lines::suits(&rows);
     let cases: Vec<_> = Case::ALL
         .into_iter()
-        .filter(|&case| {
-            (!lines || lines::has_panel(case, &rows)) && rows.iter().any(|row| row.case == case)
-        })
+        .filter(|&case| (!lines || lines::has_panel(case, &rows)) && rows.iter().any(|row| row.case == case))
         .collect();
 
     let mut body = String::new();
@@ -104,15 +82,7 @@ pub(super) fn draw(report: &BenchReport, op: Op, medium: Medium) -> String {
     }
     if rows.is_empty() {
         y += 20.0;
-        text(
-            &mut body,
-            MARGIN,
-            y,
-            13.0,
-            "start",
-            "ink",
-            "nothing was measured",
-        );
+        text(&mut body, MARGIN, y, 13.0, "start", "ink", "nothing was measured");
     } else if lines {
         y = legend(&mut body, &rows, &engines, y);
     }
@@ -120,31 +90,12 @@ pub(super) fn draw(report: &BenchReport, op: Op, medium: Medium) -> String {
     let columns = if cases.len() == 1 { 1 } else { 2 };
     let width = (WIDTH - 2.0 * MARGIN - GAP * (columns - 1) as f64) / columns as f64;
     for line in cases.chunks(columns) {
-        let of = |case: Case| {
-            rows.iter()
-                .copied()
-                .filter(|row| row.case == case)
-                .collect::<Vec<_>>()
-        };
-        let heights = line.iter().map(|&case| {
-            if lines {
-                lines::HEIGHT
-            } else {
-                dots::height(&of(case))
-            }
-        });
+        let of = |case: Case| rows.iter().copied().filter(|row| row.case == case).collect::<Vec<_>>();
+        let heights = line.iter().map(|&case| if lines { lines::HEIGHT } else { dots::height(&of(case)) });
         let height = heights.fold(0.0, f64::max);
         for (column, &case) in line.iter().enumerate() {
             let x = MARGIN + column as f64 * (width + GAP);
-            let panel = Panel {
-                case,
-                rows: of(case),
-                x,
-                y,
-                width,
-                height,
-                medium,
-            };
+            let panel = Panel { case, rows: of(case), x, y, width, height, medium };
             if lines {
                 lines::draw(&mut body, &panel, &rows, &engines);
             } else {
@@ -180,10 +131,7 @@ fn references(rows: &[&BenchRow]) -> Vec<(lines::Reference, String)> {
         found.push((lines::Reference::Floor, "floor of this machine".to_owned()));
     }
     if let Some(all) = lines::all_keys(rows) {
-        found.push((
-            lines::Reference::All,
-            format!("all {} keys, {}", all.k, all.engine),
-        ));
+        found.push((lines::Reference::All, format!("all {} keys, {}", all.k, all.engine)));
     }
     found
 }
@@ -219,12 +167,7 @@ fn legend(out: &mut String, rows: &[&BenchRow], engines: &[(&str, Style)], top: 
 
 /// Machine, threads, dtype and sizes, wrapped to the width of the figure.
 fn caption(report: &BenchReport, lines: bool) -> Vec<String> {
-    let peers: Vec<_> = report
-        .settings
-        .peers
-        .iter()
-        .map(|(name, version)| format!("{name} {version}"))
-        .collect();
+    let peers: Vec<_> = report.settings.peers.iter().map(|(name, version)| format!("{name} {version}")).collect();
     let mut words = report.caption();
     if !peers.is_empty() {
         words += &format!("; {}", peers.join(", "));
@@ -238,9 +181,7 @@ fn caption(report: &BenchReport, lines: bool) -> Vec<String> {
     let mut wrapped = vec![String::new()];
     for word in words.split_whitespace() {
         let last = wrapped.last_mut().expect("there is always a line");
-        if !last.is_empty()
-            && text_width(last, 12.0) + text_width(word, 12.0) > WIDTH - 2.0 * MARGIN
-        {
+        if !last.is_empty() && text_width(last, 12.0) + text_width(word, 12.0) > WIDTH - 2.0 * MARGIN {
             wrapped.push(word.to_owned());
         } else {
             if !last.is_empty() {

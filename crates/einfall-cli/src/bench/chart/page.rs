@@ -21,11 +21,7 @@ pub(super) fn page(report: &BenchReport) -> String {
         let _ = write!(body, "<li>{}</li>", escape(&fact));
     }
     if !report.settings.command.is_empty() {
-        let _ = write!(
-            body,
-            "<li>Again: <code>{}</code></li>",
-            escape(&report.settings.command)
-        );
+        let _ = write!(body, "<li>Again: <code>{}</code></li>", escape(&report.settings.command));
     }
     body += "</ul>\n";
     let _ = writeln!(body, "<p>{}</p>", escape(table::LEGEND));
@@ -35,11 +31,7 @@ pub(super) fn page(report: &BenchReport) -> String {
     }
     for op in report.ops() {
         let _ = writeln!(body, "<h2>{}</h2>", escape(op.title()));
-        let _ = writeln!(
-            body,
-            "<figure>{}</figure>",
-            figure::draw(report, op, Medium::Page)
-        );
+        let _ = writeln!(body, "<figure>{}</figure>", figure::draw(report, op, Medium::Page));
         tables(&mut body, report, op);
     }
     if !report.notes.is_empty() {
@@ -66,10 +58,7 @@ fn why(report: &BenchReport) -> String {
         <b>Stored whole</b>, each element of a key is read from memory for a single multiply-add, so the bytes decide and \
         not the arithmetic"
         .to_owned();
-    let stored = report
-        .rows
-        .iter()
-        .filter(|row| row.case == Case::SeparateStored && row.is_ours());
+    let stored = report.rows.iter().filter(|row| row.case == Case::SeparateStored && row.is_ours());
     if let Some(row) = stored.max_by_key(|row| (row.k, Reverse(row.op))) {
         let _ = write!(
             text,
@@ -78,9 +67,7 @@ fn why(report: &BenchReport) -> String {
             escape(&units::flop(row.flops as f64)),
             row.k
         );
-        if let (Some(read), Some(compute)) =
-            (report.machine.read_bytes_per_s, report.machine.flops_per_s)
-        {
+        if let (Some(read), Some(compute)) = (report.machine.read_bytes_per_s, report.machine.flops_per_s) {
             let _ = write!(
                 text,
                 ", which takes this machine {} to read and {} to compute",
@@ -99,28 +86,16 @@ fn why(report: &BenchReport) -> String {
 }
 
 fn tables(out: &mut String, report: &BenchReport, op: Op) {
-    let problems: Vec<_> = report
-        .problems()
-        .into_iter()
-        .filter(|problem| problem.0 == op)
-        .collect();
+    let problems: Vec<_> = report.problems().into_iter().filter(|problem| problem.0 == op).collect();
     for case in Case::ALL {
-        let ks: Vec<_> = problems
-            .iter()
-            .filter(|problem| problem.1 == case)
-            .map(|problem| problem.2)
-            .collect();
+        let ks: Vec<_> = problems.iter().filter(|problem| problem.1 == case).map(|problem| problem.2).collect();
         if ks.is_empty() {
             continue;
         }
         let _ = writeln!(
             out,
             "<details{}><summary>{}: all figures</summary>",
-            if case == Case::SeparateLookup {
-                " open"
-            } else {
-                ""
-            },
+            if case == Case::SeparateLookup { " open" } else { "" },
             escape(case.title())
         );
         out.push_str("<div class=\"wide\"><table><thead><tr>");
@@ -139,11 +114,7 @@ fn tables(out: &mut String, report: &BenchReport, op: Op) {
                 escape(&work)
             );
             for row in &rows {
-                let _ = write!(
-                    out,
-                    "<tr{}>",
-                    if row.is_ours() { " class=\"ours\"" } else { "" }
-                );
+                let _ = write!(out, "<tr{}>", if row.is_ours() { " class=\"ours\"" } else { "" });
                 for cell in table::cells(row, ours) {
                     let _ = write!(out, "<td>{}</td>", escape(&cell));
                 }

@@ -32,14 +32,8 @@ fn round_values(low: f64, high: f64) -> Vec<(u8, i32)> {
     }
     const SLACK: f64 = 1e-9;
     let value = |&(mantissa, exponent): &(u8, i32)| round_value(mantissa, exponent);
-    let first = values
-        .iter()
-        .rposition(|one| value(one) <= low * (1.0 + SLACK))
-        .unwrap_or(0);
-    let last = values
-        .iter()
-        .position(|one| value(one) >= high * (1.0 - SLACK))
-        .unwrap_or(values.len() - 1);
+    let first = values.iter().rposition(|one| value(one) <= low * (1.0 + SLACK)).unwrap_or(0);
+    let last = values.iter().position(|one| value(one) >= high * (1.0 - SLACK)).unwrap_or(values.len() - 1);
     values[first..=last.max(first)].to_vec()
 }
 
@@ -47,44 +41,23 @@ impl LogScale {
     /// The axis from `from` to `to` pixels that holds all values; its ends are 1-2-5 values and never the same.
     pub(super) fn new(values: impl Iterator<Item = f64>, from: f64, to: f64) -> Self {
         let usable = values.filter(|value| value.is_finite() && *value > 0.0);
-        let (low, high) = usable.fold((f64::MAX, 0.0), |(low, high): (f64, f64), value| {
-            (low.min(value), high.max(value))
-        });
-        let (low, high) = if high == 0.0 {
-            (1.0, 10.0)
-        } else {
-            (low / 1.1, high * 1.1)
-        };
+        let (low, high) =
+            usable.fold((f64::MAX, 0.0), |(low, high): (f64, f64), value| (low.min(value), high.max(value)));
+        let (low, high) = if high == 0.0 { (1.0, 10.0) } else { (low / 1.1, high * 1.1) };
         let round = round_values(low, high);
-        let end = |at: Option<&(u8, i32)>, other: f64| {
-            at.map_or(other, |&(mantissa, power)| round_value(mantissa, power))
-        };
-        Self {
-            low: end(round.first(), low),
-            high: end(round.last(), high),
-            from,
-            to,
-        }
+        let end =
+            |at: Option<&(u8, i32)>, other: f64| at.map_or(other, |&(mantissa, power)| round_value(mantissa, power));
+        Self { low: end(round.first(), low), high: end(round.last(), high), from, to }
     }
 
     /// The axis from exactly the least to the largest value, with a margin of `margin` pixels at either end.
-    pub(super) fn tight(
-        values: impl Iterator<Item = f64>,
-        from: f64,
-        to: f64,
-        margin: f64,
-    ) -> Self {
+    pub(super) fn tight(values: impl Iterator<Item = f64>, from: f64, to: f64, margin: f64) -> Self {
         let mut scale = Self::new(std::iter::empty(), from + margin, to - margin);
         let usable = values.filter(|value| value.is_finite() && *value > 0.0);
-        let (low, high) = usable.fold((f64::MAX, 0.0), |(low, high): (f64, f64), value| {
-            (low.min(value), high.max(value))
-        });
+        let (low, high) =
+            usable.fold((f64::MAX, 0.0), |(low, high): (f64, f64), value| (low.min(value), high.max(value)));
         if high > 0.0 {
-            (scale.low, scale.high) = if low < high {
-                (low, high)
-            } else {
-                (low / 2.0, high * 2.0)
-            };
+            (scale.low, scale.high) = if low < high { (low, high) } else { (low / 2.0, high * 2.0) };
         }
         scale
     }
@@ -116,16 +89,8 @@ impl LogScale {
         let tick = |(mantissa, exponent): (u8, i32)| {
             let value = round_value(mantissa, exponent);
             let shown = every || (mantissa == 1 && exponent.rem_euclid(step) == 0);
-            let label = if shown {
-                plain(mantissa, exponent)
-            } else {
-                String::new()
-            };
-            Tick {
-                value: value * unit,
-                at: self.at(value * unit),
-                label,
-            }
+            let label = if shown { plain(mantissa, exponent) } else { String::new() };
+            Tick { value: value * unit, at: self.at(value * unit), label }
         };
         values.into_iter().map(tick).collect()
     }
@@ -140,15 +105,7 @@ impl LogScale {
             let at = self.at(value as f64);
             let shown = at - last >= room;
             last = if shown { at } else { last };
-            Tick {
-                value: value as f64,
-                at,
-                label: if shown {
-                    value.to_string()
-                } else {
-                    String::new()
-                },
-            }
+            Tick { value: value as f64, at, label: if shown { value.to_string() } else { String::new() } }
         };
         values.into_iter().map(tick).collect()
     }
@@ -157,11 +114,7 @@ impl LogScale {
 /// `0.05`, `2`, `500`; from a million on `1e6`.
 fn plain(mantissa: u8, exponent: i32) -> String {
     match exponent {
-        -4..0 => format!(
-            "{:.*}",
-            exponent.unsigned_abs() as usize,
-            round_value(mantissa, exponent)
-        ),
+        -4..0 => format!("{:.*}", exponent.unsigned_abs() as usize, round_value(mantissa, exponent)),
         0..6 => format!("{:.0}", round_value(mantissa, exponent)),
         _ => format!("{mantissa}e{exponent}"),
     }
@@ -170,10 +123,7 @@ fn plain(mantissa: u8, exponent: i32) -> String {
 /// The unit in which an axis of times reads best: its name and its seconds.
 pub(super) fn time_unit(middle: f64) -> (&'static str, f64) {
     // A unit is taken down to a tenth of itself: 0.2 ms beside 50 ms is easier than 200 µs beside 50000 µs.
-    [("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)]
-        .into_iter()
-        .find(|(_, unit)| middle >= unit / 10.0)
-        .unwrap_or(("ns", 1e-9))
+    [("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)].into_iter().find(|(_, unit)| middle >= unit / 10.0).unwrap_or(("ns", 1e-9))
 }
 
 #[cfg(test)]
@@ -181,58 +131,29 @@ mod tests {
     use super::*;
 
     fn labels(scale: &LogScale, unit: f64, room: f64) -> Vec<String> {
-        scale
-            .ticks(unit, room)
-            .into_iter()
-            .map(|tick| tick.label)
-            .filter(|label| !label.is_empty())
-            .collect()
+        scale.ticks(unit, room).into_iter().map(|tick| tick.label).filter(|label| !label.is_empty()).collect()
     }
 
     #[test]
     fn ends_are_round_and_hold_the_values() {
         let scale = LogScale::new([0.31e-3, 160e-3].into_iter(), 300.0, 0.0);
         assert!(scale.at(0.31e-3) < 300.0 && scale.at(160e-3) > 0.0);
-        assert_eq!(
-            (scale.at(0.2e-3).round(), scale.at(0.2).round()),
-            (300.0, 0.0)
-        );
-        assert_eq!(
-            labels(&scale, 1e-3, 12.0),
-            ["0.2", "0.5", "1", "2", "5", "10", "20", "50", "100", "200"]
-        );
+        assert_eq!((scale.at(0.2e-3).round(), scale.at(0.2).round()), (300.0, 0.0));
+        assert_eq!(labels(&scale, 1e-3, 12.0), ["0.2", "0.5", "1", "2", "5", "10", "20", "50", "100", "200"]);
         assert_eq!(labels(&scale, 1e-3, 80.0), ["1", "10", "100"]);
         assert_eq!(scale.ticks(1e-3, 80.0).len(), 10);
     }
 
     #[test]
     fn labels_never_stand_closer_than_asked() {
-        for (low, high) in [
-            (1e-9, 1e3),
-            (1.0, 1.0),
-            (3.0, 3.1),
-            (1e-5, 1e-5),
-            (0.7, 900.0),
-            (1e-12, 1e12),
-        ] {
+        for (low, high) in [(1e-9, 1e3), (1.0, 1.0), (3.0, 3.1), (1e-5, 1e-5), (0.7, 900.0), (1e-12, 1e12)] {
             for room in [10.0, 18.0, 40.0] {
                 let scale = LogScale::new([low, high].into_iter(), 0.0, 300.0);
-                let ticks: Vec<_> = scale
-                    .ticks(1.0, room)
-                    .into_iter()
-                    .filter(|tick| !tick.label.is_empty())
-                    .collect();
+                let ticks: Vec<_> = scale.ticks(1.0, room).into_iter().filter(|tick| !tick.label.is_empty()).collect();
                 for pair in ticks.windows(2) {
-                    assert!(
-                        pair[1].at - pair[0].at >= room - 1e-6,
-                        "{low} {high} {room}: {pair:?}"
-                    );
+                    assert!(pair[1].at - pair[0].at >= room - 1e-6, "{low} {high} {room}: {pair:?}");
                 }
-                assert!(
-                    scale.at(low) >= 0.0
-                        && scale.at(high) <= 300.0
-                        && scale.at(low) <= scale.at(high)
-                );
+                assert!(scale.at(low) >= 0.0 && scale.at(high) <= 300.0 && scale.at(low) <= scale.at(high));
             }
         }
     }
@@ -240,16 +161,8 @@ mod tests {
     #[test]
     fn nothing_to_show_is_still_an_axis() {
         for values in [vec![], vec![f64::NAN, 0.0, -1.0]] {
-            assert!(
-                LogScale::new(values.iter().copied(), 0.0, 10.0)
-                    .at(5.0)
-                    .is_finite()
-            );
-            assert!(
-                LogScale::tight(values.iter().copied(), 0.0, 10.0, 1.0)
-                    .at(5.0)
-                    .is_finite()
-            );
+            assert!(LogScale::new(values.iter().copied(), 0.0, 10.0).at(5.0).is_finite());
+            assert!(LogScale::tight(values.iter().copied(), 0.0, 10.0, 1.0).at(5.0).is_finite());
         }
         let one = LogScale::tight([7.0].into_iter(), 0.0, 10.0, 1.0);
         assert!((one.at(7.0) - 5.0).abs() < 1e-9);

@@ -31,60 +31,22 @@ pub(super) struct Style {
     pub(super) width: f64,
 }
 
-const fn style(
-    light: &'static str,
-    dark: &'static str,
-    dash: &'static str,
-    marker: Marker,
-) -> Style {
-    Style {
-        light,
-        dark,
-        dash,
-        marker,
-        width: 1.5,
-    }
+const fn style(light: &'static str, dark: &'static str, dash: &'static str, marker: Marker) -> Style {
+    Style { light, dark, dash, marker, width: 1.5 }
 }
 
-const OURS: Style = Style {
-    width: 3.0,
-    ..style("#c1121f", "#ff5d5d", "", Marker::Circle)
-};
+const OURS: Style = Style { width: 3.0, ..style("#c1121f", "#ff5d5d", "", Marker::Circle) };
 
 /// Peers by name, so that a figure without one of them keeps the looks of the others.
 const KNOWN: [(&str, Style); 8] = [
-    (
-        "torch.einsum",
-        style("#0061a8", "#5fb3f5", "", Marker::Square),
-    ),
-    (
-        "torch.matmul",
-        style("#00805c", "#3fd0a0", "7 3", Marker::Up),
-    ),
-    (
-        "torch mul-sum",
-        style("#8a5a00", "#d9a441", "2 3", Marker::Diamond),
-    ),
-    (
-        "torch mul-sum compiled",
-        style("#d97706", "#ffb454", "10 3 2 3", Marker::Down),
-    ),
-    (
-        "torch dense, gather",
-        style("#7b2cbf", "#c08bff", "8 3 2 3 2 3", Marker::Plus),
-    ),
-    (
-        "torch SDPA",
-        style("#b5179e", "#ff79d9", "4 4", Marker::Cross),
-    ),
-    (
-        "numpy.einsum",
-        style("#444444", "#c8c8c8", "5 2", Marker::Ring),
-    ),
-    (
-        "opt_einsum",
-        style("#008c95", "#4fd8e0", "1.5 2.5", Marker::Frame),
-    ),
+    ("torch.einsum", style("#0061a8", "#5fb3f5", "", Marker::Square)),
+    ("torch.matmul", style("#00805c", "#3fd0a0", "7 3", Marker::Up)),
+    ("torch mul-sum", style("#8a5a00", "#d9a441", "2 3", Marker::Diamond)),
+    ("torch mul-sum compiled", style("#d97706", "#ffb454", "10 3 2 3", Marker::Down)),
+    ("torch dense, gather", style("#7b2cbf", "#c08bff", "8 3 2 3 2 3", Marker::Plus)),
+    ("torch SDPA", style("#b5179e", "#ff79d9", "4 4", Marker::Cross)),
+    ("numpy.einsum", style("#444444", "#c8c8c8", "5 2", Marker::Ring)),
+    ("opt_einsum", style("#008c95", "#4fd8e0", "1.5 2.5", Marker::Frame)),
 ];
 
 /// For engines that are not known by name, in order of appearance.
@@ -100,11 +62,7 @@ pub(super) fn engines<'a>(rows: &[&'a BenchRow]) -> Vec<(&'a str, Style)> {
     let mut names: Vec<&str> = rows.iter().map(|row| row.engine.as_str()).collect();
     let known = |name: &str| KNOWN.iter().position(|(known, _)| *known == name);
     let rank = |name: &&str| {
-        if *name == EINFALL {
-            0
-        } else {
-            known(name).map_or(usize::MAX, |at| at + 1)
-        }
+        if *name == EINFALL { 0 } else { known(name).map_or(usize::MAX, |at| at + 1) }
     };
     names.sort_by(|a, b| rank(a).cmp(&rank(b)).then(a.cmp(b)));
     names.dedup();
@@ -126,18 +84,8 @@ pub(super) fn class(style: &Style) -> String {
 /// CSS rules that give every colour its dark variant.
 pub(super) fn dark_rules() -> String {
     let mut rules = String::new();
-    for style in KNOWN
-        .iter()
-        .map(|(_, style)| style)
-        .chain(&MORE)
-        .chain([&OURS])
-    {
-        let _ = write!(
-            rules,
-            ".{0}{{stroke:{1}}}.{0}.solid{{fill:{1}}}",
-            class(style),
-            style.dark
-        );
+    for style in KNOWN.iter().map(|(_, style)| style).chain(&MORE).chain([&OURS]) {
+        let _ = write!(rules, ".{0}{{stroke:{1}}}.{0}.solid{{fill:{1}}}", class(style), style.dark);
     }
     rules
 }
@@ -148,54 +96,23 @@ pub(super) fn marker(out: &mut String, style: &Style, x: f64, y: f64) {
     let solid = |path: String| (path, true);
     let open = |path: String| (path, false);
     let circle = |r: f64| {
-        format!(
-            "M{:.1},{y:.1}a{r:.1},{r:.1} 0 1 0 {d:.1},0a{r:.1},{r:.1} 0 1 0 -{d:.1},0Z",
-            x - r,
-            d = 2.0 * r
-        )
+        format!("M{:.1},{y:.1}a{r:.1},{r:.1} 0 1 0 {d:.1},0a{r:.1},{r:.1} 0 1 0 -{d:.1},0Z", x - r, d = 2.0 * r)
     };
-    let square = |r: f64| {
-        format!(
-            "M{:.1},{:.1}h{s:.1}v{s:.1}h-{s:.1}Z",
-            x - r,
-            y - r,
-            s = 2.0 * r
-        )
-    };
+    let square = |r: f64| format!("M{:.1},{:.1}h{s:.1}v{s:.1}h-{s:.1}Z", x - r, y - r, s = 2.0 * r);
     let (path, filled) = match style.marker {
         Marker::Circle => solid(circle(r)),
         Marker::Ring => open(circle(r)),
         Marker::Square => solid(square(r * 0.85)),
         Marker::Frame => open(square(r)),
-        Marker::Up => solid(format!(
-            "M{x:.1},{:.1}l{r:.1},{h:.1}h-{:.1}Z",
-            y - r,
-            2.0 * r,
-            h = r * 1.75
-        )),
-        Marker::Down => solid(format!(
-            "M{x:.1},{:.1}l{r:.1},-{h:.1}h-{:.1}Z",
-            y + r,
-            2.0 * r,
-            h = r * 1.75
-        )),
-        Marker::Diamond => solid(format!(
-            "M{x:.1},{:.1}l{q:.1},{q:.1}l-{q:.1},{q:.1}l-{q:.1},-{q:.1}Z",
-            y - r * 1.15,
-            q = r * 1.15
-        )),
-        Marker::Plus => open(format!(
-            "M{:.1},{y:.1}h{d:.1}M{x:.1},{:.1}v{d:.1}",
-            x - r,
-            y - r,
-            d = 2.0 * r
-        )),
-        Marker::Cross => open(format!(
-            "M{:.1},{:.1}l{d:.1},{d:.1}m0,-{d:.1}l-{d:.1},{d:.1}",
-            x - r * 0.8,
-            y - r * 0.8,
-            d = r * 1.6
-        )),
+        Marker::Up => solid(format!("M{x:.1},{:.1}l{r:.1},{h:.1}h-{:.1}Z", y - r, 2.0 * r, h = r * 1.75)),
+        Marker::Down => solid(format!("M{x:.1},{:.1}l{r:.1},-{h:.1}h-{:.1}Z", y + r, 2.0 * r, h = r * 1.75)),
+        Marker::Diamond => {
+            solid(format!("M{x:.1},{:.1}l{q:.1},{q:.1}l-{q:.1},{q:.1}l-{q:.1},-{q:.1}Z", y - r * 1.15, q = r * 1.15))
+        }
+        Marker::Plus => open(format!("M{:.1},{y:.1}h{d:.1}M{x:.1},{:.1}v{d:.1}", x - r, y - r, d = 2.0 * r)),
+        Marker::Cross => {
+            open(format!("M{:.1},{:.1}l{d:.1},{d:.1}m0,-{d:.1}l-{d:.1},{d:.1}", x - r * 0.8, y - r * 0.8, d = r * 1.6))
+        }
         Marker::Star => open(format!(
             "M{:.1},{y:.1}h{d:.1}M{x:.1},{:.1}v{d:.1}M{:.1},{:.1}l{e:.1},{e:.1}m0,-{e:.1}l-{e:.1},{e:.1}",
             x - r,
@@ -207,13 +124,7 @@ pub(super) fn marker(out: &mut String, style: &Style, x: f64, y: f64) {
         )),
     };
     let (class, colour) = (class(style), style.light);
-    let (kind, fill) = if filled {
-        (" solid", colour)
-    } else {
-        (" open", "#ffffff")
-    };
-    let _ = write!(
-        out,
-        r#"<path class="{class}{kind}" d="{path}" stroke="{colour}" stroke-width="1.4" fill="{fill}"/>"#
-    );
+    let (kind, fill) = if filled { (" solid", colour) } else { (" open", "#ffffff") };
+    let _ =
+        write!(out, r#"<path class="{class}{kind}" d="{path}" stroke="{colour}" stroke-width="1.4" fill="{fill}"/>"#);
 }

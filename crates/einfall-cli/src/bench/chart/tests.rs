@@ -18,11 +18,7 @@ fn well_formed(xml: &str) {
         assert!(!text.contains('>'), "{text}");
         let (tag, after) = tag.split_once('>').expect("a tag ends");
         assert_eq!(tag.matches('"').count() % 2, 0, "{tag}");
-        let name = tag
-            .trim_start_matches('/')
-            .split([' ', '/'])
-            .next()
-            .unwrap();
+        let name = tag.trim_start_matches('/').split([' ', '/']).next().unwrap();
         if let Some(end) = tag.strip_prefix('/') {
             assert_eq!(open.pop(), Some(end), "{tag}");
         } else if !tag.ends_with('/') {
@@ -61,9 +57,7 @@ fn a_figure_has_every_panel_engine_and_fact() {
 #[test]
 fn one_k_becomes_a_list() {
     let mut report = fixture::report();
-    report
-        .rows
-        .retain(|row| row.k == 100 || row.case == Case::All);
+    report.rows.retain(|row| row.k == 100 || row.case == Case::All);
     let svg = svg(&report, Op::Scores);
     well_formed(&svg);
     leave("one-k.svg", &svg);
@@ -75,8 +69,7 @@ fn one_k_becomes_a_list() {
 fn few_rows_are_drawn_too() {
     let full = fixture::report();
     let mut two = full.clone();
-    two.rows
-        .retain(|row| row.case == Case::SeparateLookup && (row.k == 100 || row.k == 300));
+    two.rows.retain(|row| row.case == Case::SeparateLookup && (row.k == 100 || row.k == 300));
     leave("one-case.svg", &svg(&two, Op::Scores));
     let mut one = full.clone();
     one.rows.truncate(1);
@@ -91,10 +84,7 @@ fn few_rows_are_drawn_too() {
     for report in [two, one, all, strange, BenchReport::default()] {
         let svg = svg(&report, Op::Scores);
         well_formed(&svg);
-        assert!(
-            !svg.contains("NaN") && !svg.replace("einfall", "").contains("inf"),
-            "{svg}"
-        );
+        assert!(!svg.contains("NaN") && !svg.replace("einfall", "").contains("inf"), "{svg}");
         assert!(html(&report).contains("</html>"));
     }
 }
@@ -104,14 +94,7 @@ fn the_page_needs_nothing_else() {
     let report = fixture::report();
     let page = html(&report);
     leave("page.html", &page);
-    for wanted in [
-        "prefers-color-scheme: dark",
-        "data-tip=",
-        "never stored",
-        "51.2 MFLOP",
-        "Why",
-        "torch 2.11.0",
-    ] {
+    for wanted in ["prefers-color-scheme: dark", "data-tip=", "never stored", "51.2 MFLOP", "Why", "torch 2.11.0"] {
         assert!(page.contains(wanted), "{wanted}");
     }
     let outside = page.replace("http://www.w3.org/2000/svg", "");
@@ -131,16 +114,9 @@ fn texts_are_never_markup() {
     report.settings.version = ATTACK.to_owned();
     report.settings.dtype = ATTACK.to_owned();
     report.settings.command = ATTACK.to_owned();
-    report
-        .settings
-        .peers
-        .insert(ATTACK.to_owned(), ATTACK.to_owned());
+    report.settings.peers.insert(ATTACK.to_owned(), ATTACK.to_owned());
     report.notes.push(ATTACK.to_owned());
-    for row in report
-        .rows
-        .iter_mut()
-        .filter(|row| row.engine == "opt_einsum" || row.is_ours())
-    {
+    for row in report.rows.iter_mut().filter(|row| row.engine == "opt_einsum" || row.is_ours()) {
         row.engine += ATTACK;
         row.way = Some(ATTACK.to_owned());
     }
