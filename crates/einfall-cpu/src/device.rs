@@ -171,8 +171,7 @@ impl CpuDevice {
 
     /// Finds the first bad value in argument order, the same for any number of threads.
     fn describe_bad_table(&self, plan: &Plan, arguments: &[View<'_>]) -> RunError {
-        crate::check::first_bad_value(self.isa, plan, arguments)
-            .unwrap_or(RunError::Changed)
+        crate::check::first_bad_value(self.isa, plan, arguments).unwrap_or(RunError::Changed)
     }
 }
 
@@ -193,7 +192,11 @@ fn check_arguments(plan: &Plan, arguments: &[View<'_>], out: &ViewMut<'_>) -> Re
         format!("{dtype} {:?} with strides {:?}", layout.shape.as_slice(), layout.strides.as_slice())
     };
     let mismatch = |argument: Option<usize>, found: String, expected: String| {
-        Err(RunError::Mismatch { argument: argument.map_or("`out`".into(), |n| format!("argument {n}")), found, expected })
+        Err(RunError::Mismatch {
+            argument: argument.map_or("`out`".into(), |n| format!("argument {n}")),
+            found,
+            expected,
+        })
     };
     if arguments.len() != problem.arguments.len() {
         let (found, expected) = (arguments.len(), problem.arguments.len());
@@ -205,11 +208,7 @@ fn check_arguments(plan: &Plan, arguments: &[View<'_>], out: &ViewMut<'_>) -> Re
         }
     }
     if out.dtype() != problem.output.dtype || *out.layout() != problem.output.layout {
-        return mismatch(
-            None,
-            text(out.dtype(), out.layout()),
-            text(problem.output.dtype, &problem.output.layout),
-        );
+        return mismatch(None, text(out.dtype(), out.layout()), text(problem.output.dtype, &problem.output.layout));
     }
     Ok(())
 }

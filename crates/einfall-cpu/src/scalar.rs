@@ -113,20 +113,69 @@ macro_rules! integers {
 integers!(i8, i16, i32, i64, u8, u16, u32, u64);
 scalar!(f32, f32, 0.0, 1.0, |w| w, |n| n, |a, b| a + b, a * b, |t| Number::Real(f64::from(t)), |f| f.real() as f32);
 scalar!(f64, f64, 0.0, 1.0, |w| w, |n| n, |a, b| a + b, a * b, |t| Number::Real(t), |f| f.real());
-scalar!(f16, f32, 0.0, 1.0, |w| w.to_f32(), |n| f16::from_f32(n), |a, b| a + b, a * b,
-    |t| Number::Real(t.to_f64()), |f| f16::from_f64(f.real()));
-scalar!(bf16, f32, 0.0, 1.0, |w| w.to_f32(), |n| bf16::from_f32(n), |a, b| a + b, a * b,
-    |t| Number::Real(t.to_f64()), |f| bf16::from_f64(f.real()));
-scalar!(Complex<f32>, Complex<f32>, Complex::new(0.0, 0.0), Complex::new(1.0, 0.0), |w| w, |n| n, |a, b| a + b, a * b,
-    |t| Number::Complex(f64::from(t.re), f64::from(t.im)), |f| Complex::new(f.real() as f32, f.imaginary() as f32));
-scalar!(Complex<f64>, Complex<f64>, Complex::new(0.0, 0.0), Complex::new(1.0, 0.0), |w| w, |n| n, |a, b| a + b, a * b,
-    |t| Number::Complex(t.re, t.im), |f| Complex::new(f.real(), f.imaginary()));
-scalar!(Bool8, Bool8, Bool8(0), Bool8(1), |w| Bool8::from(w.get()), |n| n,
-    |a, b| Bool8(a.0 | b.0), Bool8(a.0 & b.0),
-    |t| Number::Integer(t.get() as i128), |f| Bool8::from(match f {
+scalar!(
+    f16,
+    f32,
+    0.0,
+    1.0,
+    |w| w.to_f32(),
+    |n| f16::from_f32(n),
+    |a, b| a + b,
+    a * b,
+    |t| Number::Real(t.to_f64()),
+    |f| f16::from_f64(f.real())
+);
+scalar!(
+    bf16,
+    f32,
+    0.0,
+    1.0,
+    |w| w.to_f32(),
+    |n| bf16::from_f32(n),
+    |a, b| a + b,
+    a * b,
+    |t| Number::Real(t.to_f64()),
+    |f| bf16::from_f64(f.real())
+);
+scalar!(
+    Complex<f32>,
+    Complex<f32>,
+    Complex::new(0.0, 0.0),
+    Complex::new(1.0, 0.0),
+    |w| w,
+    |n| n,
+    |a, b| a + b,
+    a * b,
+    |t| Number::Complex(f64::from(t.re), f64::from(t.im)),
+    |f| Complex::new(f.real() as f32, f.imaginary() as f32)
+);
+scalar!(
+    Complex<f64>,
+    Complex<f64>,
+    Complex::new(0.0, 0.0),
+    Complex::new(1.0, 0.0),
+    |w| w,
+    |n| n,
+    |a, b| a + b,
+    a * b,
+    |t| Number::Complex(t.re, t.im),
+    |f| Complex::new(f.real(), f.imaginary())
+);
+scalar!(
+    Bool8,
+    Bool8,
+    Bool8(0),
+    Bool8(1),
+    |w| Bool8::from(w.get()),
+    |n| n,
+    |a, b| Bool8(a.0 | b.0),
+    Bool8(a.0 & b.0),
+    |t| Number::Integer(t.get() as i128),
+    |f| Bool8::from(match f {
         Number::Complex(re, im) => re != 0.0 || im != 0.0,
         other => other.real() != 0.0,
-    }));
+    })
+);
 
 #[cfg(test)]
 mod tests {

@@ -29,10 +29,7 @@ impl Threads {
         let pool = match count {
             1 => None,
             _ => Some(Arc::new(
-                rayon::ThreadPoolBuilder::new()
-                    .num_threads(count)
-                    .thread_name(|at| format!("einfall-{at}"))
-                    .build()?,
+                rayon::ThreadPoolBuilder::new().num_threads(count).thread_name(|at| format!("einfall-{at}")).build()?,
             )),
         };
         Ok(Threads { pool, count })

@@ -35,7 +35,7 @@ pub struct BindOptions {
     pub sizes: Sizes,
     /// What happens to table values outside their axis.
     pub bounds: Bounds,
-    /// The type to compute in and to return; by default the promotion of all operands.
+    /// The type of the result; by default the promotion of all operands, which is also what is computed in.
     pub dtype: Option<DType>,
     /// The array to write, when there is one.
     pub out: Option<Argument>,
@@ -90,15 +90,8 @@ pub fn bind(equation: &Equation, arguments: &[Argument], options: &BindOptions) 
     }
     let ellipsis_rank = if written_output.has_ellipsis() { scope.ellipsis_rank() } else { 0 };
     let output_tables: Vec<usize> = (arguments.len() - written_output.lookups()..arguments.len()).collect();
-    let output_axes = expand(
-        &mut scope,
-        &written_output,
-        Place::Output,
-        ellipsis_rank,
-        &output_tables,
-        arguments,
-        &mut tables,
-    )?;
+    let output_axes =
+        expand(&mut scope, &written_output, Place::Output, ellipsis_rank, &output_tables, arguments, &mut tables)?;
 
     // Lengths: direct axes of operands and tables first, then `sizes`, then windows.
     for (number, (axes, assigned)) in operands.iter().zip(&assigned).enumerate() {
@@ -145,7 +138,8 @@ pub fn bind(equation: &Equation, arguments: &[Argument], options: &BindOptions) 
     let mut bound_operands = Vec::with_capacity(operands.len());
     for (number, (axes, assigned)) in operands.iter().zip(&assigned).enumerate() {
         let argument = &arguments[assigned.operand];
-        let too_large = |message: String| BindError::TooLarge(scope.diagnose(message, &[(Place::Operand(number), None)]));
+        let too_large =
+            |message: String| BindError::TooLarge(scope.diagnose(message, &[(Place::Operand(number), None)]));
         let elements = element_count(&argument.layout.shape)
             .and_then(|count| argument.layout.span().map(|_| count))
             .map_err(|error| too_large(format!("operand {number}: {error}")))?;
@@ -153,8 +147,8 @@ pub fn bind(equation: &Equation, arguments: &[Argument], options: &BindOptions) 
             .ok_or_else(|| too_large(format!("operand {number}: a window position does not fit 64 bits")))?;
         bound_operands.push(Operand { argument: assigned.operand, dtype: argument.dtype, term, elements });
     }
-    let dtype = compute_dtype(&scope, &bound_operands, options)?;
-    let output = bind_output(&scope, &output_axes, &labels, dtype, options, &written_output)?;
+    let (dtype, result_dtype) = dtypes(&scope, &bound_operands, options)?;
+    let output = bind_output(&scope, &output_axes, &labels, result_dtype, options, &written_output)?;
     Ok(Problem {
         equation: equation.clone(),
         arguments: arguments.to_vec(),
@@ -251,7 +245,8 @@ fn expand(
                 let Argument { dtype, layout } = &arguments[argument];
                 let at = [(place, Some(written))];
                 if !dtype.is_integer() {
-                    let message = format!("the table of `{axis}`, argument {argument}, is {dtype}, not an integer type");
+                    let message =
+                        format!("the table of `{axis}`, argument {argument}, is {dtype}, not an integer type");
                     return Err(BindError::DType(scope.diagnose(message, &at)));
                 }
                 if layout.shape.len() != labels.len() {
@@ -312,14 +307,15 @@ pub(crate) fn build_term(axes: &[BoundAxis], layout: &Layout, labels: &[LabelInf
     Some(term)
 }
 
-fn compute_dtype(scope: &Scope<'_>, operands: &[Operand], options: &BindOptions) -> Result<DType, BindError> {
+/// The type to compute in, and the type of the result. A narrower result is rounded once, at the end.
+fn dtypes(scope: &Scope<'_>, operands: &[Operand], options: &BindOptions) -> Result<(DType, DType), BindError> {
     let promoted = operands.iter().map(|operand| operand.dtype).reduce(DType::promote).expect("at least one operand");
-    let dtype = options.dtype.unwrap_or(promoted);
-    if !promoted.can_cast_same_kind(dtype) {
-        let message = format!("operands of type {promoted} cannot be computed in {dtype}");
+    let result = options.dtype.unwrap_or(promoted);
+    if !promoted.can_cast_same_kind(result) {
+        let message = format!("operands of type {promoted} cannot give a result of type {result}");
         return Err(BindError::DType(scope.diagnose(message, &[])));
     }
-    Ok(dtype)
+    Ok((promoted.promote(result), result))
 }
 
 #[cfg(test)]

@@ -169,8 +169,7 @@ impl Contraction {
             .windows
             .iter()
             .map(|window| {
-                let positions: f64 =
-                    (0..self.loops.len()).filter(|&at| window.coefficients[at] != 0).map(of).product();
+                let positions: f64 = (0..self.loops.len()).filter(|&at| window.coefficients[at] != 0).map(of).product();
                 positions.min(window.len as f64)
             })
             .product();
@@ -228,7 +227,8 @@ pub(crate) fn copy(
     bounds: Bounds,
 ) -> Contraction {
     let kept: Vec<usize> = (0..shape.len()).filter(|&at| shape[at] != 1).collect();
-    let access = |strides: &[isize]| Access { strides: kept.iter().map(|&at| strides[at]).collect(), ..Access::default() };
+    let access =
+        |strides: &[isize]| Access { strides: kept.iter().map(|&at| strides[at]).collect(), ..Access::default() };
     let name = |at: usize| format!("{at}");
     let loops = kept.iter().map(|&at| Loop { name: name(at), len: shape[at], role: Role::Left }).collect();
     let mut contraction =
@@ -261,7 +261,8 @@ fn access(term: &Term, labels: &[LabelId], tables: &[Table]) -> Access {
             .windows
             .iter()
             .map(|window| {
-                let coefficient = |label: &LabelId| window.terms.iter().find(|(l, _)| l == label).map_or(0, |(_, c)| *c);
+                let coefficient =
+                    |label: &LabelId| window.terms.iter().find(|(l, _)| l == label).map_or(0, |(_, c)| *c);
                 WindowAccess {
                     coefficients: labels.iter().map(coefficient).collect(),
                     offset: window.offset,

@@ -26,7 +26,7 @@ mod plan;
 mod problem;
 
 pub use bind::{Argument, BindError, BindOptions, Sizes, bind};
-pub use contraction::{Access, Contraction, Loop, LookupAccess, Role, WindowAccess, classify, shift};
+pub use contraction::{Access, Contraction, LookupAccess, Loop, Role, WindowAccess, classify, shift};
 pub use device::{Device, RunError};
 pub use kernel::{Candidate, Cost, Estimate, KernelSpec, Way, choose};
 pub use machine::Machine;

@@ -117,7 +117,9 @@ pub enum PlanError {
     #[error("{0}")]
     Path(String),
     /// No slicing keeps intermediate results within the limit.
-    #[error("intermediate results need {needed} elements, more than the memory limit of {limit}\nhint: the smallest that slicing reaches is {needed}; raise `memory_limit`")]
+    #[error(
+        "intermediate results need {needed} elements, more than the memory limit of {limit}\nhint: the smallest that slicing reaches is {needed}; raise `memory_limit`"
+    )]
     MemoryLimit {
         /// Least elements reached.
         needed: u128,
@@ -125,7 +127,9 @@ pub enum PlanError {
         limit: usize,
     },
     /// An intermediate result cannot be addressed.
-    #[error("an intermediate result of {elements} elements is larger than can be addressed\nhint: set `memory_limit` so that the contraction is sliced")]
+    #[error(
+        "an intermediate result of {elements} elements is larger than can be addressed\nhint: set `memory_limit` so that the contraction is sliced"
+    )]
     TooLarge {
         /// Elements needed.
         elements: u128,

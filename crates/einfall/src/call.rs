@@ -74,7 +74,7 @@ impl<'a> Einsum<'a> {
         self
     }
 
-    /// The type to compute in and to return; by default the promotion of all operands.
+    /// The type of the result; by default the promotion of all operands. A narrower one is rounded once, at the end.
     #[must_use]
     pub fn dtype(mut self, dtype: DType) -> Self {
         self.bind.dtype = Some(dtype);
@@ -218,7 +218,7 @@ impl Prepared<'_> {
             }
             sizes.insert(axis.to_string(), len);
         }
-        BindOptions { sizes, dtype: Some(problem.dtype), ..BindOptions::default() }
+        BindOptions { sizes, dtype: Some(problem.output.dtype), ..BindOptions::default() }
     }
 }
 

@@ -49,7 +49,11 @@ pub fn estimate(contraction: &Contraction, machine: &Machine) -> Result<Estimate
     let seconds = (serial / threads).max(bytes / machine.read_bytes_per_second) + 1e-7;
     let elementwise = contraction.loops_of(Role::Contracted).next().is_none() && !scattered;
     let way = if elementwise { Way::Elementwise } else { Way::Nest };
-    Ok(Estimate { way, cost: Cost { flops: contraction.flops(), bytes, seconds }, workspace_bytes: split_bytes(contraction) })
+    Ok(Estimate {
+        way,
+        cost: Cost { flops: contraction.flops(), bytes, seconds },
+        workspace_bytes: split_bytes(contraction),
+    })
 }
 
 fn writes(dtype: DType, out: DType) -> bool {
@@ -438,7 +442,12 @@ unsafe fn scatter<T: Scalar, U: Scalar<Acc = T::Acc>>(run: &Run<'_>, shape: &Sha
 unsafe fn convert<T: Scalar, U: Scalar>(run: &Run<'_>) -> Result<(), BadTable> {
     let contraction = run.contraction;
     let shape = Shape::of(contraction);
-    let all: Vec<usize> = shape.outer.iter().copied().chain(shape.inner.filter(|&at| contraction.loops[at].role != Role::Contracted)).collect();
+    let all: Vec<usize> = shape
+        .outer
+        .iter()
+        .copied()
+        .chain(shape.inner.filter(|&at| contraction.loops[at].role != Role::Contracted))
+        .collect();
     let summed: Vec<usize> = contraction.loops_of(Role::Contracted).collect();
     let outputs: usize = all.iter().map(|&at| contraction.loops[at].len).product();
     let accesses = [&contraction.left, &contraction.out];
@@ -456,7 +465,10 @@ unsafe fn convert<T: Scalar, U: Scalar>(run: &Run<'_>) -> Result<(), BadTable> {
                     let value = run.left.cast::<T>().offset(turns.plain_offset(0)).read_unaligned();
                     // One term is converted once, straight to the output's type.
                     if turn_count == 1 {
-                        run.out.cast::<U>().offset(turns.plain_offset(1)).write_unaligned(U::from_number(value.to_number()));
+                        run.out
+                            .cast::<U>()
+                            .offset(turns.plain_offset(1))
+                            .write_unaligned(U::from_number(value.to_number()));
                     } else {
                         total = U::add(total, U::Acc::from_number(value.to_number()));
                     }

@@ -42,7 +42,9 @@ pub(crate) fn bind_output(
         .ok()
         .and_then(|count| count.checked_mul(result_dtype.bytes()))
         .filter(|&bytes| bytes <= isize::MAX as usize)
-        .ok_or_else(|| too_large(format!("the result would have shape {:?}, more than can be addressed", &shape[..])))?;
+        .ok_or_else(|| {
+            too_large(format!("the result would have shape {:?}, more than can be addressed", &shape[..]))
+        })?;
     let term = |layout: &Layout| {
         build_term(axes, layout, labels)
             .ok_or_else(|| too_large("a window position of the output does not fit 64 bits".into()))

@@ -42,12 +42,7 @@ impl<'a> Scope<'a> {
     }
 
     /// How many axes the ellipsis of a term stands for, given the shape of its argument.
-    pub(crate) fn ellipsis_axes(
-        &mut self,
-        term: &Written,
-        place: Place,
-        shape: &[usize],
-    ) -> Result<usize, BindError> {
+    pub(crate) fn ellipsis_axes(&mut self, term: &Written, place: Place, shape: &[usize]) -> Result<usize, BindError> {
         let named = term.axes.iter().filter(|axis| !matches!(axis, Axis::Ellipsis)).count();
         let fits = if term.has_ellipsis() { shape.len() >= named } else { shape.len() == named };
         if fits {

@@ -178,7 +178,9 @@ impl Builder<'_> {
         };
         let dtype = inputs[0].dtype;
         let plain_copy = inputs.len() == 1 && inputs[0].term.is_plain() && out.term.is_plain();
-        let direct = plain_copy || out.dtype == dtype || out.dtype == dtype.accumulator();
+        // A scattered output adds up in place, so it must be an accumulator.
+        let storable = out.dtype == dtype && out.term.is_plain() || out.dtype == dtype.accumulator();
+        let direct = plain_copy || storable;
         if direct && !summed {
             self.push(&inputs, (Slot::Output, out.term.clone()), out.dtype, None)?;
             return Ok(Ending::default());
@@ -195,11 +197,8 @@ impl Builder<'_> {
     fn same_dtype(&mut self, left: Pending, right: Pending) -> Result<(Pending, Pending), PlanError> {
         let operand = |pending: &Pending| matches!(pending.slot, Slot::Operand(_));
         // Two operands of the call meet in the problem's type; intermediate results are accumulators already.
-        let dtype = if operand(&left) && operand(&right) {
-            self.problem.dtype
-        } else {
-            self.problem.dtype.accumulator()
-        };
+        let dtype =
+            if operand(&left) && operand(&right) { self.problem.dtype } else { self.problem.dtype.accumulator() };
         Ok((self.converted(left, dtype)?, self.converted(right, dtype)?))
     }
 
@@ -209,7 +208,9 @@ impl Builder<'_> {
             return Ok(input);
         }
         // The copy drops broadcast axes and keeps looked-up and window axes as they are: every axis becomes a label.
-        let Slot::Operand(number) = input.slot else { unreachable!("intermediate results have the accumulator's type") };
+        let Slot::Operand(number) = input.slot else {
+            unreachable!("intermediate results have the accumulator's type")
+        };
         let axes = memory::axes_of(&input.term);
         let lens = memory::axis_lens(self.problem, &input.term, &self.problem.operands[number]);
         let len = lens.iter().product();
@@ -277,8 +278,7 @@ impl Builder<'_> {
     ) -> Result<(), PlanError> {
         let right = inputs.get(1).map(|input| &input.term);
         let left = &inputs[0];
-        let contraction =
-            classify(self.problem, &left.term, right, &output.1, left.dtype, out_dtype, &self.sliced);
+        let contraction = classify(self.problem, &left.term, right, &output.1, left.dtype, out_dtype, &self.sliced);
         let text = self.step_text(inputs, &output.1);
         let (candidates, chosen) = self.choose(&contraction, &text)?;
         let inputs = inputs.iter().map(|input| (input.slot, input.term.clone())).collect();

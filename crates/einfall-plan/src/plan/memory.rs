@@ -103,7 +103,8 @@ pub(super) fn term_text(problem: &Problem, term: &Term) -> String {
                 by => format!("{by:+}{}", problem.name(*label)),
             })
             .collect();
-        let offset = if window.offset == 0 && window.terms.len() > 1 { String::new() } else { format!("{:+}", window.offset) };
+        let offset =
+            if window.offset == 0 && window.terms.len() > 1 { String::new() } else { format!("{:+}", window.offset) };
         text.push_str(&format!("[{}]", format!("{}{offset}", terms.concat()).trim_start_matches('+')));
     }
     text

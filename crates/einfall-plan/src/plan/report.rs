@@ -12,7 +12,11 @@ impl fmt::Display for Plan {
         let lens: Vec<String> = problem.labels.iter().map(|label| format!("{}={}", label.name, label.len)).collect();
         writeln!(f, "{}   {}   {}", problem.equation, lens.join(" "), problem.dtype)?;
         let shape = problem.output.layout.shape.as_slice();
-        writeln!(f, "result {shape:?} {}, {} threads, {}", problem.output.dtype, self.machine.threads, self.machine.isa)?;
+        writeln!(
+            f,
+            "result {shape:?} {}, {} threads, {}",
+            problem.output.dtype, self.machine.threads, self.machine.isa
+        )?;
         if self.steps.len() > 1 {
             writeln!(f, "order: {}", self.method)?;
         }
@@ -49,7 +53,13 @@ struct Priced(Cost);
 
 impl fmt::Display for Priced {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:>9}  {:>12}  {:>10}", Seconds(self.0.seconds).to_string(), Flops(self.0.flops).to_string(), Bytes(self.0.bytes).to_string())
+        write!(
+            f,
+            "{:>9}  {:>12}  {:>10}",
+            Seconds(self.0.seconds).to_string(),
+            Flops(self.0.flops).to_string(),
+            Bytes(self.0.bytes).to_string()
+        )
     }
 }
 
@@ -63,7 +73,13 @@ pub struct Bytes(pub f64);
 fn scaled(f: &mut fmt::Formatter<'_>, value: f64, units: &[(f64, &str)]) -> fmt::Result {
     let &(scale, unit) = units.iter().find(|(scale, _)| value >= *scale).unwrap_or(units.last().expect("units"));
     let number = value / scale;
-    let digits = if number >= 99.95 || number == number.trunc() && scale == 1.0 { 0 } else if number >= 9.995 { 1 } else { 2 };
+    let digits = if number >= 99.95 || number == number.trunc() && scale == 1.0 {
+        0
+    } else if number >= 9.995 {
+        1
+    } else {
+        2
+    };
     write!(f, "{number:.digits$} {unit}")
 }
 

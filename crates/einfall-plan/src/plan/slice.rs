@@ -19,7 +19,8 @@ pub(super) fn choose_slices(
     let mut sliced: Vec<LabelId> = Vec::new();
     loop {
         let elements = |labels: &Vec<LabelId>| -> u128 {
-            let lens = labels.iter().filter(|label| !sliced.contains(label)).map(|&label| (network.lens)(label) as u128);
+            let lens =
+                labels.iter().filter(|label| !sliced.contains(label)).map(|&label| (network.lens)(label) as u128);
             lens.fold(1, u128::saturating_mul)
         };
         let Some((needed, largest)) = intermediates.iter().map(|labels| (elements(labels), labels)).max_by_key(|e| e.0)

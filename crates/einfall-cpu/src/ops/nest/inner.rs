@@ -205,12 +205,7 @@ fn update<T: Scalar>(sums: &mut [T::Acc], fresh: bool, term: impl Fn(isize) -> T
 ///
 /// # Safety
 /// The run lies in writable memory that nobody else touches.
-pub(super) unsafe fn store<T: Scalar, U: Scalar<Acc = T::Acc>>(
-    isa: Isa,
-    sums: &[T::Acc],
-    to: *mut U,
-    stride: isize,
-) {
+pub(super) unsafe fn store<T: Scalar, U: Scalar<Acc = T::Acc>>(isa: Isa, sums: &[T::Acc], to: *mut U, stride: isize) {
     // SAFETY: by the caller.
     unsafe {
         if stride == 1 {
