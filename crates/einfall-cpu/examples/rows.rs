@@ -7,6 +7,7 @@
 #![allow(clippy::print_stdout)]
 
 use std::hint::black_box;
+use std::ops::Range;
 use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
@@ -106,8 +107,23 @@ fn black_box_add(x: u64) -> u64 {
     y
 }
 
-/// The least time of `repeats` runs in which each of `threads` threads calls `work(thread)` once.
-fn time(threads: usize, repeats: usize, work: impl Fn(usize) + Sync) -> f64 {
+/// Nanoseconds for all `queries`, of which each of `threads` threads works off a contiguous part.
+///
+/// With two threads: the least time of `repeats` runs. With one, the run is cut into slices that last some ten
+/// microseconds, and the least times of the slices are summed, so that a busy machine disturbs less.
+fn time(threads: usize, repeats: usize, queries: usize, work: impl Fn(Range<usize>) + Sync) -> f64 {
+    if threads == 1 {
+        const SLICES: usize = 40;
+        let mut best = [f64::INFINITY; SLICES];
+        for _ in 0..repeats {
+            for (s, best) in best.iter_mut().enumerate() {
+                let start = Instant::now();
+                work(s * queries / SLICES..(s + 1) * queries / SLICES);
+                *best = best.min(start.elapsed().as_nanos() as f64);
+            }
+        }
+        return best.iter().sum();
+    }
     let barrier = Barrier::new(threads);
     let spans: Vec<Vec<(Instant, Instant)>> = std::thread::scope(|scope| {
         let handles: Vec<_> = (0..threads)
@@ -121,7 +137,7 @@ fn time(threads: usize, repeats: usize, work: impl Fn(usize) + Sync) -> f64 {
                             let wake = Instant::now();
                             while wake.elapsed() < Duration::from_micros(20) {}
                             let start = Instant::now();
-                            work(thread);
+                            work(thread * queries / threads..(thread + 1) * queries / threads);
                             (start, Instant::now())
                         })
                         .collect()
@@ -163,10 +179,10 @@ fn looked_up<T: Value>(isa: Isa, name: &str, shape: Shape, threads: usize, cycle
     let mut out = vec![T::ZERO; queries * k];
     let out = Shared(out.as_mut_ptr());
     let (rows, x) = (&rows[rows_at..], &x[x_at..]);
-    let run = |thread: usize| {
+    let run = |part: Range<usize>| {
         let mut offsets = vec![0_isize; TOGETHER * k];
-        for first in (thread * queries / threads..(thread + 1) * queries / threads).step_by(TOGETHER) {
-            let count = TOGETHER.min((thread + 1) * queries / threads - first);
+        for first in part.clone().step_by(TOGETHER) {
+            let count = TOGETHER.min(part.end - first);
             let run = TableRef { ptr: table[first * k..].as_ptr().cast(), dtype: TableDType::I64, stride_elems: 1 };
             // SAFETY: the table holds values below `n`, of which there are rows.
             unsafe {
@@ -182,12 +198,12 @@ fn looked_up<T: Value>(isa: Isa, name: &str, shape: Shape, threads: usize, cycle
             }
         }
     };
-    let nanoseconds = time(threads, repeats(queries * k * d), run);
+    let nanoseconds = time(threads, repeats(queries * k * d), queries, run);
     report(name, shape, size_of::<T>(), threads, nanoseconds, cycle);
 }
 
 fn repeats(work: usize) -> usize {
-    (4_000_000_000 / work).clamp(20, 1000)
+    (4_000_000_000 / work).clamp(10, 200)
 }
 
 /// Floor: the lines of a row come from the L2 at 64 bytes a cycle, from the L1 at 128.
@@ -216,9 +232,9 @@ fn tables_alone(isa: Isa, cycle: f64) {
         ("table i32 alone", Shared(narrow.as_ptr().cast::<u8>().cast_mut()), TableDType::I32),
     ] {
         let step = TOGETHER * k;
-        let nanoseconds = time(1, 100, |_| {
+        let nanoseconds = time(1, 100, queries / TOGETHER, |part| {
             let mut offsets = vec![0_isize; step];
-            for first in (0..queries * k).step_by(step) {
+            for first in (part.start * step..part.end * step).step_by(step) {
                 // SAFETY: the table has that many entries.
                 unsafe {
                     let run = TableRef { ptr: ptr.at(0), dtype, stride_elems: 1 }.skip(first);
@@ -228,10 +244,10 @@ fn tables_alone(isa: Isa, cycle: f64) {
             }
         });
         report(name, Shape { d: 0, ..REFERENCE }, dtype.bytes(), 1, nanoseconds, cycle);
-        let nanoseconds = time(1, 100, |_| {
+        let nanoseconds = time(1, 100, queries / TOGETHER, |part| {
             let mut offsets = vec![0_isize; step];
             let mut positions = vec![0_u32; step];
-            for first in (0..queries * k).step_by(step) {
+            for first in (part.start * step..part.end * step).step_by(step) {
                 // SAFETY: the table has that many entries.
                 unsafe {
                     let run = TableRef { ptr: ptr.at(0), dtype, stride_elems: 1 }.skip(first);
@@ -256,8 +272,8 @@ fn dots_alone(isa: Isa, d: usize, k: usize, cycle: f64) {
     let out = Shared(out.as_mut_ptr());
     for (name, few) in [("dots alone, rows in L2", n), ("dots alone, rows in L1", 100)] {
         let offsets: Vec<isize> = offsets.iter().map(|o| o % (few * d) as isize).collect();
-        let nanoseconds = time(1, 200, |_| {
-            for q in 0..queries {
+        let nanoseconds = time(1, 200, queries, |part| {
+            for q in part {
                 let list = DotList {
                     x: rows[at..].as_ptr(),
                     offsets: offsets[q % 16 * k..].as_ptr(),
@@ -282,14 +298,12 @@ fn stored(isa: Isa, cycle: f64) {
     let mut out = vec![0.0_f32; queries * k];
     let out = Shared(out.as_mut_ptr());
     for threads in [1, 2] {
-        let part = |thread: usize| thread * queries / threads..(thread + 1) * queries / threads;
-        let nanoseconds = time(threads, 20, |thread| {
-            let part = part(thread);
+        let nanoseconds = time(threads, 30, queries, |part| {
             black_box(sum(&rows[part.start * k * d..part.end * k * d]));
         });
         report(&format!("plain sum, {threads} threads"), shape, 4, threads, nanoseconds, cycle);
-        let nanoseconds = time(threads, 20, |thread| {
-            for q in part(thread) {
+        let nanoseconds = time(threads, 30, queries, |part| {
+            for q in part {
                 // SAFETY: each query has `k` rows of its own.
                 unsafe {
                     let rows = rows[q * k * d..].as_ptr();
@@ -334,10 +348,10 @@ fn axpys(isa: Isa, name: &str, shape: Shape, threads: usize, cycle: f64) {
     let mut out = vec![0.0_f32; queries * d];
     let out = Shared(out.as_mut_ptr());
     let rows = &rows[rows_at..];
-    let run = |thread: usize| {
+    let run = |part: Range<usize>| {
         let mut offsets = vec![0_isize; TOGETHER * k];
-        for first in (thread * queries / threads..(thread + 1) * queries / threads).step_by(TOGETHER) {
-            let count = TOGETHER.min((thread + 1) * queries / threads - first);
+        for first in part.clone().step_by(TOGETHER) {
+            let count = TOGETHER.min(part.end - first);
             let run = TableRef { ptr: table[first * k..].as_ptr().cast(), dtype: TableDType::I64, stride_elems: 1 };
             // SAFETY: the table holds values below `n`, of which there are rows.
             unsafe {
@@ -353,7 +367,7 @@ fn axpys(isa: Isa, name: &str, shape: Shape, threads: usize, cycle: f64) {
             }
         }
     };
-    let nanoseconds = time(threads, repeats(queries * k * d), run);
+    let nanoseconds = time(threads, repeats(queries * k * d), queries, run);
     report(name, shape, 4, threads, nanoseconds, cycle);
 }
 
@@ -368,8 +382,8 @@ fn shared_selection(isa: Isa, m: usize, d: usize, cycle: f64) {
     let mut out = vec![0.0_f32; m * k.max(d)];
     let out = Shared(out.as_mut_ptr());
     let shape = Shape { batches: 1, n, queries: queries * m, k, d };
-    let nanoseconds = time(1, repeats(queries * m * k * d), |_| {
-        for q in 0..queries {
+    let nanoseconds = time(1, repeats(queries * m * k * d), queries, |part| {
+        for q in part {
             let call = MultiDots {
                 x: x[q * m * d..].as_ptr(),
                 x_stride: d as isize,
@@ -386,8 +400,8 @@ fn shared_selection(isa: Isa, m: usize, d: usize, cycle: f64) {
         }
     });
     report(&format!("dots, {m} heads share, d={d}"), shape, 4, 1, nanoseconds, cycle);
-    let nanoseconds = time(1, repeats(queries * m * k * d), |_| {
-        for q in 0..queries {
+    let nanoseconds = time(1, repeats(queries * m * k * d), queries, |part| {
+        for q in part {
             let call = MultiAxpys::<f32> {
                 weights: x[q * m * k..].as_ptr(),
                 weight_stride: k as isize,
@@ -441,6 +455,12 @@ fn main() {
         looked_up::<f64>(isa, "f64 d=32", REFERENCE, 1, cycle);
         looked_up::<bf16>(isa, "bf16 d=32", REFERENCE, 1, cycle);
         looked_up::<bf16>(isa, "bf16 d=128", Shape { d: 128, ..REFERENCE }, 1, cycle);
+    }
+    if what == "ragged" {
+        for k in [8, 16, 17, 20, 31, 32, 33] {
+            let queries = 80_000 / k / 8 * 8;
+            looked_up::<f32>(isa, &format!("f32 k={k}"), Shape { k, queries, ..REFERENCE }, 1, cycle);
+        }
     }
     if is("stored") {
         stored(isa, cycle);
