@@ -23,7 +23,7 @@ fn check<T: Copy>(
 ) {
     let span = (count.max(1) - 1) * stride.unsigned_abs() + usize::from(count > 0);
     let mut memory = vec![filler; span];
-    let first = if stride < 0 { span - 1 } else { 0 };
+    let first = if stride < 0 { span.saturating_sub(1) } else { 0 };
     for (i, &value) in values.iter().enumerate() {
         memory[first.wrapping_add_signed(i as isize * stride)] = convert(value);
     }
