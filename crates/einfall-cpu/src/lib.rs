@@ -22,6 +22,7 @@ pub mod kernels;
 pub mod load;
 pub mod machine;
 pub mod ops;
+pub mod pack;
 pub mod scalar;
 pub mod threads;
 pub mod walk;

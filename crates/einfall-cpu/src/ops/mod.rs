@@ -4,6 +4,7 @@
 
 pub mod axpys;
 pub mod dots;
+pub mod gemm;
 pub mod nest;
 mod run;
 mod source;
