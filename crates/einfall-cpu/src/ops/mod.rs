@@ -5,6 +5,7 @@
 pub mod axpys;
 pub mod dots;
 pub mod gemm;
+pub mod matmul;
 pub mod nest;
 mod run;
 mod source;
@@ -29,6 +30,7 @@ pub struct Kernel {
 pub const KERNELS: &[Kernel] = &[
     Kernel { name: "dots", estimate: dots::estimate, run: dots::run },
     Kernel { name: "axpys", estimate: axpys::estimate, run: axpys::run },
+    Kernel { name: "gemm", estimate: matmul::estimate, run: matmul::run },
     Kernel { name: "nest", estimate: nest::estimate, run: nest::run },
 ];
 
