@@ -102,6 +102,13 @@ fn separable(contraction: &Contraction, access: &Access, kept: Role) -> bool {
 /// `run` keeps its invariant `bound`.
 pub unsafe fn run(run: &Run<'_>) -> Result<(), BadTable> {
     let direct = run.contraction.out_dtype == run.contraction.dtype;
+    // Operands at odd addresses are rare (mapped files, packed records): the nest reads them as they are.
+    let aligned = |pointer: *const u8, dtype: DType| pointer.addr().is_multiple_of(dtype.bytes().min(8));
+    let (dtype, out_dtype) = (run.contraction.dtype, run.contraction.out_dtype);
+    if !aligned(run.left, dtype) || !aligned(run.right, dtype) || !aligned(run.out, out_dtype) {
+        // SAFETY: by the caller.
+        return unsafe { super::nest::run(run) };
+    }
     match run.contraction.dtype {
         DType::F16 if !direct => {
             // SAFETY: by the caller; the element types are those of the memory. So in every arm.
