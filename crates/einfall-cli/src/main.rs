@@ -1,3 +1,7 @@
-fn main() {
-    println!("Hello, world!");
+//! The `einfall` command.
+
+use std::io::{self, Write};
+
+fn main() -> io::Result<()> {
+    writeln!(io::stdout(), "einfall {}", env!("CARGO_PKG_VERSION"))
 }

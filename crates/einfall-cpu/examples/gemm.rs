@@ -283,7 +283,11 @@ fn caches() -> Caches {
         text.trim().trim_end_matches('K').parse::<usize>().ok().map(|k| k << 10)
     };
     let fallback = Caches::default();
-    Caches { l1_bytes: size(0).unwrap_or(fallback.l1_bytes), l2_bytes: size(2).unwrap_or(fallback.l2_bytes) }
+    Caches {
+        l1_bytes: size(0).unwrap_or(fallback.l1_bytes),
+        l2_bytes: size(2).unwrap_or(fallback.l2_bytes),
+        l3_bytes: size(3).map_or(fallback.l3_bytes, |bytes| bytes / 2),
+    }
 }
 
 fn section<T: TileElement>(

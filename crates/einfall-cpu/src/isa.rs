@@ -28,7 +28,7 @@ pub enum Isa {
     Neon,
     /// x86-64 with AVX2, FMA and F16C, 256-bit.
     Avx2,
-    /// x86-64 with AVX-512 F, BW, VL and DQ (and everything [`Isa::Avx2`] needs), 512-bit.
+    /// x86-64 with AVX-512 F, BW, VL and DQ (and POPCNT, and everything [`Isa::Avx2`] needs), 512-bit.
     Avx512,
 }
 
@@ -124,6 +124,7 @@ fn has_avx512() -> bool {
         && is_x86_feature_detected!("avx512bw")
         && is_x86_feature_detected!("avx512vl")
         && is_x86_feature_detected!("avx512dq")
+        && is_x86_feature_detected!("popcnt")
 }
 
 #[cfg(not(target_arch = "x86_64"))]

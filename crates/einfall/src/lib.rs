@@ -1,1 +1,38 @@
-//! Placeholder.
+//! Einsum at the speed of the hardware, whose axes can be looked up through a table or slid over a window, so that what
+//! is only looked at is never copied.
+//!
+//! ```
+//! use einfall::{View, einsum};
+//!
+//! let queries = [1.0f32, 0.0, 0.0, 1.0]; // 2 queries of 2 features
+//! let keys = [1.0f32, 2.0, 3.0, 4.0, 5.0, 6.0]; // 3 keys
+//! let table = [2i64, 0, 1, 1]; // each query looks at 2 keys
+//! let scores = einsum(
+//!     "qd,[qk]d->qk",
+//!     &[
+//!         View::from_slice(&queries, &[2, 2])?,
+//!         View::from_slice(&keys, &[3, 2])?,
+//!         View::from_slice(&table, &[2, 2])?,
+//!     ],
+//! )?;
+//! assert_eq!(scores.as_slice::<f32>()?, [5.0, 1.0, 4.0, 4.0]);
+//! # Ok::<(), einfall::Error>(())
+//! ```
+//!
+//! A table is the argument right after the operand in which its bracket stands. [`Einsum`] is the same call with
+//! options; [`Einsum::plan`] gives a [`Prepared`] call to run many times, and its `Display` explains what it does.
+
+mod call;
+mod device;
+mod error;
+
+pub use call::{Einsum, Prepared, einsum, einsum_into};
+pub use device::{default_device, machine_cache_path};
+pub use einfall_cpu::device::{CpuDevice, CpuDeviceError};
+pub use einfall_cpu::isa::Isa;
+pub use einfall_equation::{Diagnostic, Equation, GradientError, ParseError, gradient};
+pub use einfall_plan::{
+    BindError, Bounds, Bytes, Cost, Device, Flops, Machine, Order, Plan, PlanError, RunError, Seconds, Step, Way,
+};
+pub use einfall_tensor::{Bool8, DType, Element, Layout, Tensor, TensorError, View, ViewMut, half, num_complex};
+pub use error::Error;

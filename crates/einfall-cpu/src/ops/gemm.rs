@@ -34,7 +34,7 @@ use std::mem::MaybeUninit;
 
 use crate::isa::Isa;
 use crate::kernels::tile::{Accumulator, Tile, TileElement, TileKernel, store};
-use crate::pack::{Matrix, MatrixMut, Offsets, pack, packed_len};
+use crate::pack::{Matrix, MatrixMut, Offsets, Side, pack};
 
 use blocks::Blocks;
 pub use scratch::Scratch;
@@ -55,12 +55,14 @@ pub struct Caches {
     pub l1_bytes: usize,
     /// Second-level cache.
     pub l2_bytes: usize,
+    /// This core's share of the last level.
+    pub l3_bytes: usize,
 }
 
 impl Default for Caches {
     /// Sizes that most machines of the last ten years have.
     fn default() -> Self {
-        Caches { l1_bytes: 32 << 10, l2_bytes: 512 << 10 }
+        Caches { l1_bytes: 32 << 10, l2_bytes: 512 << 10, l3_bytes: 4 << 20 }
     }
 }
 
@@ -81,10 +83,11 @@ impl Blocking {
         let kernel = T::Acc::kernel(isa);
         let bytes = size_of::<T::Acc>();
         let columns = kernel.max_width() * kernel.lanes;
-        // A panel of A takes about a sixth of the first-level cache, and a block of B half of the second.
+        // A panel of A takes about a sixth of the first-level cache, a block of B half of the second, and a block of A
+        // a quarter of the last.
         let kc = (caches.l1_bytes / 32 / bytes / 16 * 16).clamp(64, 512);
         let nc = (caches.l2_bytes / 2 / (kc * bytes) / columns * columns).max(columns);
-        let mc = (caches.l2_bytes * 2 / (kc * bytes)).max(kernel.max_height(1));
+        let mc = (caches.l3_bytes / 4 / (kc * bytes)).max(kernel.max_height(1));
         Blocking { mc, kc, nc }
     }
 }
@@ -117,21 +120,19 @@ pub unsafe fn gemm<T, U>(
     // Tiles are stored along rows of C. Where its columns are the contiguous side, compute the transposed product.
     let along = n == 1 || c.cols.stride() == Some(1);
     let down = m == 1 || c.rows.stride() == Some(1);
+    let (m, n, a, b, c) = if down && (!along || m > n) {
+        (n, m, b.transposed(), a.transposed(), c.transposed())
+    } else {
+        (m, n, a, b, c)
+    };
     // SAFETY: the caller's invariants, which do not care which side is called left.
-    unsafe {
-        if down && (!along || m > n) {
-            let (a, b, c) = (b.transposed(), a.transposed(), c.transposed());
-            product(isa, blocking, n, m, k, a, Right::Matrix(b), c, accum, scratch);
-        } else {
-            product(isa, blocking, m, n, k, a, Right::Matrix(b), c, accum, scratch);
-        }
-    }
+    unsafe { product(isa, blocking, m, n, k, a, Right::Matrix(b), c, accum, scratch) }
 }
 
 /// The elements that [`pack_right`] writes for B of `k × n`.
 pub fn packed_right_len<T: TileElement>(isa: Isa, n: usize, k: usize) -> usize {
     let kernel = T::Acc::kernel(isa);
-    packed_len(n, step_of(kernel, n), kernel.lanes, k)
+    Side::Right.packed_len(n, step_of(kernel, n), kernel.lanes, k)
 }
 
 /// Packs B of `k × n` for [`gemm_prepacked`], so that many products share the work.
@@ -159,8 +160,8 @@ pub unsafe fn pack_right<T: TileElement>(
         let len = block.min(k - p);
         // SAFETY: the caller's range of B; the length of `to` was checked.
         unsafe {
-            pack(isa, b.from(p, 0).transposed(), n, len, step, to);
-            to = to.add(packed_len(n, step, kernel.lanes, len));
+            pack(isa, Side::Right, b.from(p, 0).transposed(), n, len, step, to);
+            to = to.add(Side::Right.packed_len(n, step, kernel.lanes, len));
         }
         p += len;
     }
@@ -188,7 +189,7 @@ pub unsafe fn gemm_prepacked<T, U>(
     U: TileElement<Acc = T::Acc>,
 {
     let kernel = T::Acc::kernel(isa);
-    let columns = packed_len(n, step_of(kernel, n), kernel.lanes, 1);
+    let columns = Side::Right.packed_len(n, step_of(kernel, n), kernel.lanes, 1);
     let b = Right::Packed { start: b, columns, first: 0 };
     // SAFETY: the caller's invariants.
     unsafe { product(isa, blocking, m, n, k, a, b, c, accum, scratch) }
@@ -269,7 +270,7 @@ unsafe fn product<T, U>(
             return;
         }
         if U::IS_ACC || k <= blocking.kc {
-            let blocks = Blocks::new(isa, blocking, m, n, k, &a, &b);
+            let blocks = Blocks::cut(isa, blocking, m, n, k, step_of(kernel, n)).reading(&a, &b);
             let memory = scratch.reserve(blocks.bytes());
             blocks.run(a, b, c, add, memory);
         } else {
@@ -394,11 +395,8 @@ unsafe fn accumulated<T, U>(
     U: TileElement<Acc = T::Acc>,
 {
     let step = step_of(T::Acc::kernel(isa), n);
-    let mc = (blocking.mc / 4).max(1).min(m);
-    let nc = (blocking.nc.min(SUM_COLUMNS) / step * step).max(step).min(n);
-    let sum_bytes = (mc * nc * size_of::<T::Acc>()).next_multiple_of(Scratch::ALIGN);
-    let block_bytes = Blocks::new(isa, blocking, mc, nc, k, &a, &b).bytes();
-    let memory = scratch.reserve(sum_bytes + block_bytes);
+    let (mc, nc, sum_bytes) = sums::<T::Acc>(blocking, m, n, step);
+    let memory = scratch.reserve(sum_bytes + Blocks::<T::Acc>::cut(isa, blocking, mc, nc, k, step).bytes());
     for i in (0..m).step_by(mc) {
         let rows = mc.min(m - i);
         for j in (0..n).step_by(nc) {
@@ -409,9 +407,9 @@ unsafe fn accumulated<T, U>(
                 rows: Offsets::Strided(nc as isize),
                 cols: Offsets::Strided(1),
             };
-            let blocks = Blocks::with_step(isa, blocking, rows, cols, k, &a, &b, step);
+            let blocks = Blocks::cut(isa, blocking, rows, cols, k, step).reading(&a, &b);
             // SAFETY: the caller's invariants for this part of C; the sums lie before the blocks in the scratch, and
-            // `Blocks::bytes` does not grow when rows or columns are fewer.
+            // `Blocks::bytes` does not grow when rows or columns are fewer, or when less is packed.
             unsafe {
                 blocks.run(a, b, sums, false, memory.add(sum_bytes));
                 store(isa, sums.ptr, nc, rows, cols, c.from(i, j), add);
@@ -420,5 +418,25 @@ unsafe fn accumulated<T, U>(
     }
 }
 
-/// Columns of a block of sums; with [`Blocking::mc`] rows they fit into the last-level cache.
+/// Columns of a block of sums.
 const SUM_COLUMNS: usize = 1024;
+
+/// Rows, columns and bytes of a block of sums, which fits into the last-level cache.
+fn sums<E>(blocking: &Blocking, m: usize, n: usize, step: usize) -> (usize, usize, usize) {
+    let rows = (blocking.mc / 4).max(1).min(m);
+    let columns = (blocking.nc.min(SUM_COLUMNS) / step * step).max(step).min(n);
+    (rows, columns, (rows * columns * size_of::<E>()).next_multiple_of(Scratch::ALIGN))
+}
+
+/// The most bytes that [`gemm`] or [`gemm_prepacked`] takes from its scratch for these sizes, whatever the layouts.
+pub fn scratch_bytes<T: TileElement>(isa: Isa, blocking: &Blocking, m: usize, n: usize, k: usize) -> usize {
+    let kernel = T::Acc::kernel(isa);
+    let most = |m: usize, n: usize| {
+        let step = step_of(kernel, n);
+        let whole = Blocks::<T::Acc>::cut(isa, blocking, m, n, k, step).bytes();
+        let (rows, columns, sum_bytes) = sums::<T::Acc>(blocking, m, n, step);
+        let part = Blocks::<T::Acc>::cut(isa, blocking, rows, columns, k, step).bytes();
+        whole.max(if k > blocking.kc { sum_bytes + part } else { 0 })
+    };
+    if m == 0 || n == 0 { 0 } else { most(m, n).max(most(n, m)) }
+}

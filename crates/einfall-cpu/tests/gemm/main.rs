@@ -8,7 +8,9 @@ use std::mem::MaybeUninit;
 
 use einfall_cpu::isa::Isa;
 use einfall_cpu::kernels::tile::{Accumulator, TileElement};
-use einfall_cpu::ops::gemm::{Accum, Blocking, Caches, Scratch, gemm, gemm_prepacked, pack_right, packed_right_len};
+use einfall_cpu::ops::gemm::{
+    Accum, Blocking, Caches, Scratch, gemm, gemm_prepacked, pack_right, packed_right_len, scratch_bytes,
+};
 use einfall_cpu::pack::{Matrix, MatrixMut, Offsets};
 use half::{bf16, f16};
 use num_complex::Complex;
@@ -170,12 +172,14 @@ fn check<T: Element, U: Element + TileElement<Acc = T::Acc>>(case: &Case) {
             expected[(fresh.base + fresh.rows[i] + fresh.cols[j]) as usize] = U::of(sum);
         }
     }
+    let most = scratch_bytes::<T>(case.isa, &case.blocking, m, n, k);
     let mut scratch = Scratch::new();
     let mut compare = |name: &str, run: &dyn Fn(MatrixMut<'_, U>, &mut Scratch)| {
         let mut c = lay::<U>(pc, m, n, old);
         let ptr = c.data.as_mut_ptr().wrapping_offset(c.base);
         let (rows, cols) = c.offsets();
         run(MatrixMut { ptr, rows, cols }, &mut scratch);
+        assert!(scratch.bytes() <= most, "{name} {:?} {:?} {:?}", case.isa, case.size, case.places);
         for (at, (got, want)) in c.data.iter().zip(&expected).enumerate() {
             assert!(
                 got.bits() == want.bits(),

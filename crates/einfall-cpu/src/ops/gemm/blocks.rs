@@ -1,14 +1,14 @@
 //! The five loops around the micro-kernel.
 //!
-//! In: matrices and how they are cut, decided by `Blocks::new`. Out: C. Called by [`super::gemm`] only.
+//! In: matrices and how they are cut, decided by `Blocks::cut`. Out: C. Called by [`super::gemm`] only.
 
 use std::mem::MaybeUninit;
 use std::ptr;
 
-use super::{Blocking, Right, Scratch, block_len, compact, left_in_place, right_in_place, step_of, storable};
+use super::{Blocking, Right, Scratch, block_len, compact, left_in_place, right_in_place, storable};
 use crate::isa::Isa;
 use crate::kernels::tile::{Accumulator, TILE_LEN, Tile, TileElement, TileKernel, prefetch, store};
-use crate::pack::{Matrix, MatrixMut, pack, packed_len};
+use crate::pack::{Matrix, MatrixMut, Side, pack};
 
 /// Up to this many panels of A, B is read where it is: packing it would not be repaid.
 const PANELS_IN_PLACE: usize = 12;
@@ -43,7 +43,7 @@ struct LeftBlock<E> {
     /// Distance between panels.
     panel: isize,
     row: isize,
-    /// Stride along k; none: packed, the rows of the panel rounded up to whole vectors.
+    /// Stride along k; none: packed, as [`Side::stride`] says for the rows of the panel.
     col: Option<isize>,
 }
 
@@ -61,39 +61,16 @@ struct RightBlock<E> {
 struct TileBuffer<E>(MaybeUninit<[E; TILE_LEN]>);
 
 impl<E: Accumulator> Blocks<E> {
-    pub(super) fn new<T: TileElement<Acc = E>>(
-        isa: Isa,
-        blocking: &Blocking,
-        m: usize,
-        n: usize,
-        k: usize,
-        a: &Matrix<'_, T>,
-        b: &Right<'_, T>,
-    ) -> Self {
-        let step = step_of(E::kernel(isa), n);
-        Self::with_step(isa, blocking, m, n, k, a, b, step)
-    }
-
-    pub(super) fn with_step<T: TileElement<Acc = E>>(
-        isa: Isa,
-        blocking: &Blocking,
-        m: usize,
-        n: usize,
-        k: usize,
-        a: &Matrix<'_, T>,
-        b: &Right<'_, T>,
-        step: usize,
-    ) -> Self {
+    /// How `m × n × k` is cut, with panels of B of `step` columns, if both sides are packed.
+    pub(super) fn cut(isa: Isa, blocking: &Blocking, m: usize, n: usize, k: usize, step: usize) -> Self {
         let kernel = E::kernel(isa);
         let tallest = kernel.max_height(step / kernel.lanes);
-        let panels = m.div_ceil(tallest);
-        let height = m.div_ceil(panels);
-        let kb = block_len(k, blocking.kc);
+        let panels = m.div_ceil(tallest).max(1);
+        let height = m.div_ceil(panels).max(1);
         let nb = (blocking.nc / step * step).max(step).min(n);
         // If A is packed for several blocks of columns, many rows at a time, since a block is packed but once if it
         // holds all rows; otherwise few, which are still in the first-level cache when they are used.
         let mc = if nb < n { blocking.mc } else { blocking.mc / 16 };
-        let masked = kernel.masks || n.is_multiple_of(kernel.lanes);
         Blocks {
             isa,
             kernel,
@@ -104,26 +81,40 @@ impl<E: Accumulator> Blocks<E> {
             step,
             mb: (mc / tallest).clamp(1, panels) * height,
             nb,
-            kb,
-            pack_left: kernel.direct.is_empty() || !compact(a) && n > step,
-            pack_right: !masked || right_in_place(b, n).is_none() || panels > PANELS_IN_PLACE,
+            kb: block_len(k, blocking.kc),
+            pack_left: true,
+            pack_right: true,
         }
     }
 
-    /// Elements of a packed block of A. For fewer rows in all it is never more.
-    fn left_len(&self) -> usize {
-        let tallest = self.kernel.max_height(self.step / self.kernel.lanes);
-        self.mb.div_ceil(self.height) * tallest.next_multiple_of(self.kernel.lanes) * self.kb
+    /// The same, leaving operands where they are if that is at least as fast.
+    pub(super) fn reading<T: TileElement<Acc = E>>(mut self, a: &Matrix<'_, T>, b: &Right<'_, T>) -> Self {
+        let aside = self.kernel.direct.is_empty() || left_in_place(a).is_none();
+        self.pack_left = aside || (!compact(a) && self.n > self.step);
+        self.pack_right = match b {
+            Right::Packed { .. } => false,
+            Right::Matrix(_) => {
+                let whole = self.kernel.masks || self.n.is_multiple_of(self.kernel.lanes);
+                !whole || right_in_place(b, self.n).is_none() || self.m > self.height * PANELS_IN_PLACE
+            }
+        };
+        self
     }
 
-    /// Bytes that [`Blocks::run`] needs.
+    /// Bytes that [`Blocks::run`] needs. Cut to fewer rows or columns and packing the same sides, it is never more.
     pub(super) fn bytes(&self) -> usize {
-        let right = packed_len(self.nb, self.step, self.kernel.lanes, self.kb);
-        self.left_bytes() + right * size_of::<E>()
+        let right = Side::Right.packed_len(self.nb, self.step, self.kernel.lanes, self.kb);
+        self.left_bytes() + if self.pack_right { right * size_of::<E>() } else { 0 }
     }
 
     fn left_bytes(&self) -> usize {
-        (self.left_len() * size_of::<E>()).next_multiple_of(Scratch::ALIGN)
+        if !self.pack_left {
+            return 0;
+        }
+        let lanes = self.kernel.lanes;
+        let tallest = self.kernel.max_height(self.step / lanes);
+        let len = self.mb.div_ceil(self.height) * Side::Left.stride(tallest, lanes) * self.kb + lanes;
+        (len * size_of::<E>()).next_multiple_of(Scratch::ALIGN)
     }
 
     /// # Safety
@@ -186,11 +177,11 @@ impl<E: Accumulator> Blocks<E> {
         {
             return LeftBlock { start, panel: row * self.height as isize, row, col: Some(col) };
         }
-        // SAFETY: the caller's ranges; `left_len` elements are there for it.
-        unsafe { pack(self.isa, a, rows, len, self.height, memory) }
+        // SAFETY: the caller's ranges; `left_bytes` are there for it.
+        unsafe { pack(self.isa, Side::Left, a, rows, len, self.height, memory) }
         LeftBlock {
             start: memory,
-            panel: (self.height.next_multiple_of(self.kernel.lanes) * len) as isize,
+            panel: (Side::Left.stride(self.height, self.kernel.lanes) * len) as isize,
             row: 1,
             col: None,
         }
@@ -221,7 +212,7 @@ impl<E: Accumulator> Blocks<E> {
                     return RightBlock { start, panel: self.step as isize, row: Some(row) };
                 }
                 // SAFETY: the caller's ranges; a block of `nb` columns fits.
-                unsafe { pack(self.isa, part.transposed(), cols, len, self.step, memory) }
+                unsafe { pack(self.isa, Side::Right, part.transposed(), cols, len, self.step, memory) }
                 RightBlock { start: memory, panel, row: None }
             }
         }
@@ -294,7 +285,7 @@ impl<E: Accumulator> Blocks<E> {
             k: len,
             a: left.start.wrapping_offset(i as isize * left.panel),
             a_row: left.row,
-            a_col: left.col.unwrap_or(height.next_multiple_of(lanes) as isize),
+            a_col: left.col.unwrap_or(Side::Left.stride(height, lanes) as isize),
             b: right.start.wrapping_offset(j as isize * right.panel),
             b_row: right.row.unwrap_or((width * lanes) as isize),
             c: ptr::null_mut(),

@@ -21,6 +21,11 @@ impl Scratch {
         Scratch { start: ptr::null_mut(), bytes: 0 }
     }
 
+    /// The bytes held now: the most that a call needed so far.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// At least `bytes` bytes, uninitialised, aligned to a page.
     pub(super) fn reserve(&mut self, bytes: usize) -> *mut u8 {
         if bytes > self.bytes {

@@ -1,0 +1,360 @@
+//! The CPU as a device: runs the steps of a plan on a pool of threads.
+//!
+//! *In*: a [`Plan`] and views of all arguments. *Out*: the output's elements. *Callers*: the facade.
+
+use std::mem::MaybeUninit;
+
+use einfall_plan::{
+    Access, Argument, Bounds, Contraction, Device, KernelSpec, LabelId, Machine, Plan, RunError, Slot, Step, shift,
+};
+use einfall_tensor::{DType, Layout, View, ViewMut};
+
+use crate::isa::Isa;
+use crate::load::TableDType;
+use crate::machine::estimate_machine;
+use crate::ops::{self, Run};
+use crate::scalar::Scalar;
+use crate::threads::{Shared, Threads};
+use crate::walk::{BadTable, TablePointer};
+
+/// The processor that this program runs on.
+#[derive(Debug)]
+pub struct CpuDevice {
+    isa: Isa,
+    threads: Threads,
+    machine: Machine,
+    kernels: Vec<KernelSpec>,
+}
+
+/// Why a CPU device could not be made.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CpuDeviceError {
+    /// `EINFALL_ISA` names instructions that are unknown or that this processor lacks.
+    #[error("{0}")]
+    Isa(String),
+    /// The system refused to start the threads.
+    #[error("could not start {count} threads: {reason}")]
+    Threads {
+        /// How many.
+        count: usize,
+        /// Why not.
+        reason: String,
+    },
+}
+
+impl CpuDevice {
+    /// This processor with `threads` threads, its rates estimated.
+    ///
+    /// # Errors
+    /// [`CpuDeviceError`].
+    pub fn new(threads: usize) -> Result<Self, CpuDeviceError> {
+        let isa = Isa::detect().map_err(CpuDeviceError::Isa)?;
+        Self::with_isa(threads, isa)
+    }
+
+    /// The same with given instructions; take them from [`Isa::available`].
+    ///
+    /// # Errors
+    /// As [`CpuDevice::new`], also when this processor lacks the instructions.
+    pub fn with_isa(threads: usize, isa: Isa) -> Result<Self, CpuDeviceError> {
+        if !isa.is_available() {
+            return Err(CpuDeviceError::Isa(format!("this processor has no {isa}")));
+        }
+        let machine = estimate_machine(isa, threads);
+        let threads = Threads::new(threads)
+            .map_err(|error| CpuDeviceError::Threads { count: threads, reason: error.to_string() })?;
+        Ok(CpuDevice { isa, threads, machine, kernels: ops::kernel_specs() })
+    }
+
+    /// The same processor with measured rates.
+    #[must_use]
+    pub fn with_machine(self, machine: Machine) -> Self {
+        let machine = Machine { threads: self.threads.count(), isa: self.isa.to_string(), ..machine };
+        CpuDevice { machine, ..self }
+    }
+
+    /// The instructions in use.
+    pub fn isa(&self) -> Isa {
+        self.isa
+    }
+}
+
+impl Device for CpuDevice {
+    fn machine(&self) -> &Machine {
+        &self.machine
+    }
+
+    fn kernels(&self) -> &[KernelSpec] {
+        &self.kernels
+    }
+
+    fn run(&self, plan: &Plan, arguments: &[View<'_>], out: &mut ViewMut<'_>) -> Result<(), RunError> {
+        check_arguments(plan, arguments, out)?;
+        // Kernels check what they read; where nothing is summed, nothing is read.
+        if plan.problem.labels.iter().any(|label| label.len == 0) {
+            self.check_tables(plan, arguments)?;
+        }
+        let tables = table_pointers(plan, arguments);
+        let mut arena = Arena::new(plan.arena_bytes)?;
+        let memory = Memory {
+            plan,
+            operands: plan.problem.operands.iter().map(|operand| arguments[operand.argument].as_ptr()).collect(),
+            arena: arena.start(),
+            out: out.as_mut_ptr(),
+        };
+        let slices = Slices::new(plan);
+        if let Some((_, sum)) = plan.slice_sum {
+            memory.zero_temp(sum);
+        }
+        // A scattered result that collects from every slice is cleared before the first, others before their step.
+        let collects = !plan.slices.is_empty() && plan.slice_sum.is_none();
+        let collecting = plan.steps.last().filter(|step| collects && !step.contraction.out.is_plain());
+        if let Some(step) = collecting {
+            memory.zero(step.output.0);
+        }
+        let result = slices.into_iter().try_for_each(|values| {
+            if let Some((part, _)) = plan.slice_sum {
+                memory.zero_temp(part);
+            }
+            for step in &plan.steps {
+                if !step.contraction.out.is_plain() && !collecting.is_some_and(|last| std::ptr::eq(last, step)) {
+                    memory.zero(step.output.0);
+                }
+                self.run_step(step, &memory, &tables, &values)?;
+            }
+            if let Some((part, sum)) = plan.slice_sum {
+                memory.add_temp(part, sum);
+            }
+            Ok(())
+        });
+        result
+            .and_then(|()| plan.epilogue.iter().try_for_each(|step| self.run_step(step, &memory, &tables, &[])))
+            .map_err(|BadTable| self.describe_bad_table(plan, arguments))
+    }
+
+    fn check_tables(&self, plan: &Plan, arguments: &[View<'_>]) -> Result<(), RunError> {
+        if plan.problem.bounds == Bounds::Skip {
+            return Ok(());
+        }
+        crate::check::first_bad_value(self.isa, plan, arguments).map_or(Ok(()), Err)
+    }
+}
+
+impl CpuDevice {
+    /// # Safety-relevant
+    /// `memory` was bound to the plan, which keeps the invariant `bound` of [`Run`].
+    fn run_step(
+        &self,
+        step: &Step,
+        memory: &Memory<'_>,
+        tables: &[TablePointer],
+        values: &[(LabelId, usize)],
+    ) -> Result<(), BadTable> {
+        let shifted;
+        let contraction = if values.is_empty() {
+            &step.contraction
+        } else {
+            shifted = shift_step(step, &memory.plan.problem.tables, values);
+            &shifted
+        };
+        if contraction.is_empty() {
+            memory.zero(step.output.0);
+            return Ok(());
+        }
+        let run = Run {
+            contraction,
+            left: memory.read_pointer(step.inputs[0].0),
+            right: step.inputs.get(1).map_or(std::ptr::null(), |(slot, _)| memory.read_pointer(*slot)),
+            out: memory.write_pointer(step.output.0),
+            tables,
+            threads: &self.threads,
+            isa: self.isa,
+            machine: &self.machine,
+            serial_seconds: step.estimate().cost.seconds * self.threads.count() as f64,
+        };
+        let kernel = ops::kernel_named(step.kernel()).expect("the plan was made from this device's kernels");
+        // SAFETY: `bound`: `check_arguments` compared every argument with what the plan was bound to; temps lie in the
+        // arena where the plan laid them out, and a scattered output was zeroed before.
+        unsafe { (kernel.run)(&run) }
+    }
+
+    /// Finds the first bad value in argument order, the same for any number of threads.
+    fn describe_bad_table(&self, plan: &Plan, arguments: &[View<'_>]) -> RunError {
+        crate::check::first_bad_value(self.isa, plan, arguments).unwrap_or(RunError::Changed)
+    }
+}
+
+fn shift_step(step: &Step, tables: &[einfall_plan::Table], values: &[(LabelId, usize)]) -> Contraction {
+    let mut contraction = step.contraction.clone();
+    let Contraction { left, right, out, .. } = &mut contraction;
+    let inputs: [Option<&mut Access>; 2] = [Some(left), right.as_mut()];
+    for (access, (_, term)) in inputs.into_iter().flatten().zip(&step.inputs) {
+        shift(access, term, tables, values);
+    }
+    shift(out, &step.output.1, tables, values);
+    contraction
+}
+
+fn check_arguments(plan: &Plan, arguments: &[View<'_>], out: &ViewMut<'_>) -> Result<(), RunError> {
+    let problem = &plan.problem;
+    let text = |dtype: DType, layout: &Layout| {
+        format!("{dtype} {:?} with strides {:?}", layout.shape.as_slice(), layout.strides.as_slice())
+    };
+    let mismatch = |argument: Option<usize>, found: String, expected: String| {
+        Err(RunError::Mismatch {
+            argument: argument.map_or("`out`".into(), |n| format!("argument {n}")),
+            found,
+            expected,
+        })
+    };
+    if arguments.len() != problem.arguments.len() {
+        let (found, expected) = (arguments.len(), problem.arguments.len());
+        return mismatch(None, format!("{found} arguments"), format!("{expected} arguments"));
+    }
+    for (number, (view, Argument { dtype, layout })) in arguments.iter().zip(&problem.arguments).enumerate() {
+        if view.dtype() != *dtype || view.layout() != layout {
+            return mismatch(Some(number), text(view.dtype(), view.layout()), text(*dtype, layout));
+        }
+    }
+    if out.dtype() != problem.output.dtype || *out.layout() != problem.output.layout {
+        return mismatch(None, text(out.dtype(), out.layout()), text(problem.output.dtype, &problem.output.layout));
+    }
+    Ok(())
+}
+
+fn table_pointers(plan: &Plan, arguments: &[View<'_>]) -> Vec<TablePointer> {
+    let tables = plan.problem.tables.iter();
+    tables
+        .map(|table| TablePointer {
+            pointer: arguments[table.argument].as_ptr(),
+            dtype: TableDType::of(table.dtype).expect("binding takes integer tables only"),
+        })
+        .collect()
+}
+
+/// Values of the sliced labels, one list a slice; a plan without slices has one empty list.
+struct Slices {
+    labels: Vec<(LabelId, usize)>,
+}
+
+impl Slices {
+    fn new(plan: &Plan) -> Self {
+        Slices { labels: plan.slices.iter().map(|&label| (label, plan.problem.len(label))).collect() }
+    }
+
+    fn into_iter(self) -> impl Iterator<Item = Vec<(LabelId, usize)>> {
+        let count: usize = self.labels.iter().map(|(_, len)| len).product();
+        (0..count).map(move |mut flat| {
+            let value = |&(label, len): &(LabelId, usize)| {
+                let value = flat % len;
+                flat /= len;
+                (label, value)
+            };
+            self.labels.iter().map(value).collect()
+        })
+    }
+}
+
+/// Memory for intermediate results, uninitialised, aligned to a cache line.
+struct Arena(Vec<MaybeUninit<CacheLine>>);
+
+#[repr(align(64))]
+#[derive(Clone, Copy)]
+#[allow(dead_code)] // only its size and alignment count
+struct CacheLine([u8; 64]);
+
+impl Arena {
+    fn new(bytes: usize) -> Result<Self, RunError> {
+        let mut lines = Vec::new();
+        lines.try_reserve_exact(bytes.div_ceil(64)).map_err(|_| RunError::OutOfMemory { bytes })?;
+        Ok(Arena(lines))
+    }
+
+    fn start(&mut self) -> *mut u8 {
+        self.0.as_mut_ptr().cast()
+    }
+}
+
+/// Where each slot of a plan lies.
+struct Memory<'a> {
+    plan: &'a Plan,
+    operands: Vec<*const u8>,
+    arena: *mut u8,
+    out: *mut u8,
+}
+
+impl Memory<'_> {
+    fn temp(&self, temp: usize) -> *mut u8 {
+        self.arena.wrapping_add(self.plan.temps[temp].offset_bytes)
+    }
+
+    fn read_pointer(&self, slot: Slot) -> *const u8 {
+        match slot {
+            Slot::Operand(operand) => self.operands[operand],
+            Slot::Temp(temp) => self.temp(temp),
+            Slot::Output => self.out,
+        }
+    }
+
+    fn write_pointer(&self, slot: Slot) -> *mut u8 {
+        match slot {
+            Slot::Temp(temp) => self.temp(temp),
+            _ => self.out,
+        }
+    }
+
+    fn zero_temp(&self, temp: usize) {
+        let bytes = self.plan.temps[temp].len * self.plan.temps[temp].dtype.bytes();
+        // SAFETY: `Plan::verify`: every temp lies inside the arena.
+        unsafe { self.temp(temp).write_bytes(0, bytes) };
+    }
+
+    fn zero(&self, slot: Slot) {
+        match slot {
+            Slot::Temp(temp) => self.zero_temp(temp),
+            _ => {
+                let output = &self.plan.problem.output;
+                // SAFETY: `span` of the output view, whose layout `check_arguments` compared.
+                unsafe { zero_layout(self.out, &output.layout, output.dtype.bytes()) };
+            }
+        }
+    }
+
+    /// `sum += part`, element by element.
+    fn add_temp(&self, part: usize, sum: usize) {
+        let temp = &self.plan.temps[part];
+        let (from, to) = (self.temp(part), Shared(self.temp(sum)));
+        einfall_tensor::with_element!(temp.dtype, T => {
+            for at in 0..temp.len {
+                // SAFETY: `Plan::verify`: both lie in the arena, both have `len` elements, and they do not share bytes.
+                unsafe {
+                    let (a, b) = (from.cast::<T>().add(at), to.get().cast::<T>().add(at));
+                    b.write(T::narrow(<T as Scalar>::add((*b).widen(), (*a).widen())));
+                }
+            }
+        });
+    }
+}
+
+/// Writes zeros to every element of a layout.
+///
+/// # Safety
+/// Every element must be writable.
+unsafe fn zero_layout(pointer: *mut u8, layout: &Layout, bytes: usize) {
+    let count: usize = layout.shape.iter().product();
+    if layout.is_contiguous() {
+        // SAFETY: by the caller; without gaps the elements are one run.
+        unsafe { pointer.write_bytes(0, count * bytes) };
+        return;
+    }
+    for mut flat in 0..count {
+        let mut offset = 0;
+        for (&len, &stride) in layout.shape.iter().zip(&layout.strides).rev() {
+            offset += (flat % len) as isize * stride;
+            flat /= len;
+        }
+        // SAFETY: by the caller.
+        unsafe { pointer.offset(offset * bytes as isize).write_bytes(0, bytes) };
+    }
+}

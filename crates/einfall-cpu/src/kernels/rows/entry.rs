@@ -1,0 +1,173 @@
+//! The functions through which the loops are entered, stamped once for every instruction set, so that each is compiled
+//! with its instructions enabled.
+//!
+//! The choice of the number of chunks is made here, outside all loops. The lanes are passed as a value, which has no
+//! size, so that callers need not spell types.
+
+/// Entry functions with the attributes given, a `target_feature` as a rule.
+macro_rules! entries {
+    ($(#[$attribute:meta])*) => {
+        mod entry_functions {
+            #![allow(unsafe_op_in_unsafe_fn)] // the invariants are those of the public functions of `rows`
+
+            use $crate::kernels::rows::lanes::Lanes;
+            use $crate::kernels::rows::{
+                AxpyList, Axpys, DotList, Dots, MultiAxpys, MultiDots, PairedDots, RowWeight, axpys, dots,
+            };
+
+            pub(in $crate::kernels::rows) unsafe fn dots<L: Lanes>(
+                _: L,
+                call: &Dots<L::Element>,
+            ) {
+                let &Dots { rows, d, lists } = call;
+                if d == 0 {
+                    for list in lists {
+                        axpys::clear::<L::Element>(list.out, list.count);
+                    }
+                } else if d > L::DOT_CHUNKS * L::STEP {
+                    long_dots::<L>(rows, d, lists);
+                } else if d % L::STEP == 0 {
+                    choose_dots::<L, false>(rows, d, lists);
+                } else {
+                    choose_dots::<L, true>(rows, d, lists);
+                }
+            }
+
+            unsafe fn choose_dots<L: Lanes, const HEAD: bool>(
+                rows: *const L::Element,
+                d: usize,
+                lists: &[DotList<L::Element>],
+            ) {
+                match d.div_ceil(L::STEP) {
+                    1 => dots_of_chunks::<L, 1, HEAD>(rows, d, lists),
+                    2 => dots_of_chunks::<L, 2, HEAD>(rows, d, lists),
+                    3 => dots_of_chunks::<L, 3, HEAD>(rows, d, lists),
+                    4 => dots_of_chunks::<L, 4, HEAD>(rows, d, lists),
+                    c if L::DOT_CHUNKS > 4 => match c {
+                        5 => dots_of_chunks::<L, 5, HEAD>(rows, d, lists),
+                        6 => dots_of_chunks::<L, 6, HEAD>(rows, d, lists),
+                        7 => dots_of_chunks::<L, 7, HEAD>(rows, d, lists),
+                        _ => dots_of_chunks::<L, 8, HEAD>(rows, d, lists),
+                    },
+                    c => unreachable!("{c} chunks do not fit in registers"),
+                }
+            }
+
+            $(#[$attribute])*
+            unsafe fn dots_of_chunks<L: Lanes, const C: usize, const HEAD: bool>(
+                rows: *const L::Element,
+                d: usize,
+                lists: &[DotList<L::Element>],
+            ) {
+                dots::listed::<L, C, HEAD>(rows, d, lists);
+            }
+
+            $(#[$attribute])*
+            unsafe fn long_dots<L: Lanes>(rows: *const L::Element, d: usize, lists: &[DotList<L::Element>]) {
+                dots::long::<L>(rows, d, lists);
+            }
+
+            $(#[$attribute])*
+            pub(in $crate::kernels::rows) unsafe fn paired_dots<L: Lanes>(_: L, call: &PairedDots<L::Element>) {
+                if call.d == 0 {
+                    return axpys::clear::<L::Element>(call.out, call.count);
+                }
+                dots::paired::<L>(call);
+            }
+
+            $(#[$attribute])*
+            pub(in $crate::kernels::rows) unsafe fn multi_dots<L: Lanes>(_: L, call: &MultiDots<L::Element>) {
+                match L::BLOCK {
+                    16 => dots::multi::<L, 16, 4>(call),
+                    8 => dots::multi::<L, 8, 2>(call),
+                    _ => dots::multi::<L, 4, 1>(call),
+                }
+            }
+
+            pub(in $crate::kernels::rows) unsafe fn axpys<L: Lanes, W: RowWeight<L::Element>>(
+                _: L,
+                call: &Axpys<L::Element, W>,
+            ) {
+                let &Axpys { rows, d, lists, accumulate } = call;
+                let mut column = 0;
+                while column < d {
+                    let c = L::AXPY_CHUNKS.min((d - column).div_ceil(L::STEP));
+                    if column + c * L::STEP <= d {
+                        choose_axpys::<L, W, false>(c, rows, column, d, lists, accumulate);
+                    } else {
+                        choose_axpys::<L, W, true>(c, rows, column, d, lists, accumulate);
+                    }
+                    column += c * L::STEP;
+                }
+            }
+
+            unsafe fn choose_axpys<L: Lanes, W: RowWeight<L::Element>, const HEAD: bool>(
+                c: usize,
+                rows: *const L::Element,
+                column: usize,
+                d: usize,
+                lists: &[AxpyList<L::Element, W>],
+                accumulate: bool,
+            ) {
+                match c {
+                    1 => axpys_of_chunks::<L, W, 1, HEAD>(rows, column, d, lists, accumulate),
+                    2 => axpys_of_chunks::<L, W, 2, HEAD>(rows, column, d, lists, accumulate),
+                    c if L::AXPY_CHUNKS > 2 => match c {
+                        3 => axpys_of_chunks::<L, W, 3, HEAD>(rows, column, d, lists, accumulate),
+                        4 => axpys_of_chunks::<L, W, 4, HEAD>(rows, column, d, lists, accumulate),
+                        c if L::AXPY_CHUNKS > 4 => match c {
+                            5 => axpys_of_chunks::<L, W, 5, HEAD>(rows, column, d, lists, accumulate),
+                            6 => axpys_of_chunks::<L, W, 6, HEAD>(rows, column, d, lists, accumulate),
+                            7 => axpys_of_chunks::<L, W, 7, HEAD>(rows, column, d, lists, accumulate),
+                            _ => axpys_of_chunks::<L, W, 8, HEAD>(rows, column, d, lists, accumulate),
+                        },
+                        c => unreachable!("{c} chunks do not fit in registers"),
+                    },
+                    c => unreachable!("{c} chunks do not fit in registers"),
+                }
+            }
+
+            $(#[$attribute])*
+            unsafe fn axpys_of_chunks<L: Lanes, W: RowWeight<L::Element>, const C: usize, const HEAD: bool>(
+                rows: *const L::Element,
+                column: usize,
+                d: usize,
+                lists: &[AxpyList<L::Element, W>],
+                accumulate: bool,
+            ) {
+                if 4 * C <= L::SIDE_BY_SIDE {
+                    axpys::columns::<L, W, 4, C, HEAD>(rows, column, d, lists, accumulate);
+                } else if 2 * C <= L::SIDE_BY_SIDE {
+                    axpys::columns::<L, W, 2, C, HEAD>(rows, column, d, lists, accumulate);
+                } else {
+                    axpys::columns::<L, W, 1, C, HEAD>(rows, column, d, lists, accumulate);
+                }
+            }
+
+            $(#[$attribute])*
+            pub(in $crate::kernels::rows) unsafe fn multi_axpys<L: Lanes, W: RowWeight<L::Element>>(
+                _: L,
+                call: &MultiAxpys<L::Element, W>,
+            ) {
+                let mut column = 0;
+                while column < call.d {
+                    let c = (L::AXPY_CHUNKS / 2).min((call.d - column).div_ceil(L::STEP));
+                    match (c, column + c * L::STEP > call.d) {
+                        (1, false) => axpys::multi::<L, W, 1, false>(call, column),
+                        (1, true) => axpys::multi::<L, W, 1, true>(call, column),
+                        (2, false) => axpys::multi::<L, W, 2, false>(call, column),
+                        (2, true) => axpys::multi::<L, W, 2, true>(call, column),
+                        (3, false) => axpys::multi::<L, W, 3, false>(call, column),
+                        (3, true) => axpys::multi::<L, W, 3, true>(call, column),
+                        (_, false) => axpys::multi::<L, W, 4, false>(call, column),
+                        (_, true) => axpys::multi::<L, W, 4, true>(call, column),
+                    }
+                    column += c * L::STEP;
+                }
+            }
+        }
+        pub(super) use entry_functions::*;
+    };
+}
+
+pub(super) use entries;

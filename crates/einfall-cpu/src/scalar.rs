@@ -1,0 +1,199 @@
+//! Arithmetic of each element type: the accumulator table in code.
+//!
+//! *In and out*: elements. *Callers*: every kernel. Sums and products are plain (never contracted into fused
+//! operations here), so that all instruction sets give the same bits.
+
+use einfall_tensor::half::{bf16, f16};
+use einfall_tensor::num_complex::Complex;
+use einfall_tensor::{Bool8, Element};
+
+/// An element type with the arithmetic of its accumulator.
+pub trait Scalar: Element {
+    /// What sums of products are kept in: `f32` for half types, otherwise the type itself.
+    type Acc: Scalar<Acc = Self::Acc>;
+    /// The empty sum.
+    const ZERO: Self::Acc;
+    /// The empty product.
+    const ONE: Self::Acc;
+    /// The element as an accumulator; exact.
+    fn widen(self) -> Self::Acc;
+    /// The accumulator as an element, rounded to nearest even.
+    fn narrow(acc: Self::Acc) -> Self;
+    /// Sum; integers wrap, truth values are joined by "or".
+    fn add(a: Self::Acc, b: Self::Acc) -> Self::Acc;
+    /// Product; integers wrap, truth values are joined by "and".
+    fn mul(a: Self::Acc, b: Self::Acc) -> Self::Acc;
+    /// Converts to the accumulator of another type, as NumPy's casts do.
+    fn to_number(self) -> Number;
+    /// The inverse of [`Scalar::to_number`].
+    fn from_number(number: Number) -> Self;
+}
+
+/// Any element, for conversions between types. Conversions are rare and memory-bound; this is branch-free per type.
+#[derive(Clone, Copy, Debug)]
+pub enum Number {
+    /// A signed or unsigned integer, or a truth value.
+    Integer(i128),
+    /// A real number.
+    Real(f64),
+    /// A complex number.
+    Complex(f64, f64),
+}
+
+impl Number {
+    fn real(self) -> f64 {
+        match self {
+            Number::Integer(value) => value as f64,
+            Number::Real(value) | Number::Complex(value, _) => value,
+        }
+    }
+
+    fn imaginary(self) -> f64 {
+        if let Number::Complex(_, value) = self { value } else { 0.0 }
+    }
+
+    fn integer(self) -> i128 {
+        match self {
+            Number::Integer(value) => value,
+            other => other.real() as i128,
+        }
+    }
+}
+
+macro_rules! scalar {
+    ($T:ty, $Acc:ty, $zero:expr, $one:expr, |$w:ident| $widen:expr, |$n:ident| $narrow:expr,
+     |$a:ident, $b:ident| $add:expr, $mul:expr, |$t:ident| $to:expr, |$f:ident| $from:expr) => {
+        impl Scalar for $T {
+            type Acc = $Acc;
+            const ZERO: $Acc = $zero;
+            const ONE: $Acc = $one;
+
+            #[inline(always)]
+            fn widen(self) -> $Acc {
+                let $w = self;
+                $widen
+            }
+
+            #[inline(always)]
+            fn narrow($n: $Acc) -> Self {
+                $narrow
+            }
+
+            #[inline(always)]
+            fn add($a: $Acc, $b: $Acc) -> $Acc {
+                $add
+            }
+
+            #[inline(always)]
+            fn mul($a: $Acc, $b: $Acc) -> $Acc {
+                $mul
+            }
+
+            #[inline(always)]
+            fn to_number(self) -> Number {
+                let $t = self;
+                $to
+            }
+
+            #[inline(always)]
+            fn from_number($f: Number) -> Self {
+                $from
+            }
+        }
+    };
+}
+
+macro_rules! integers {
+    ($($T:ty),*) => {$(
+        scalar!($T, $T, 0, 1, |w| w, |n| n, |a, b| a.wrapping_add(b), a.wrapping_mul(b),
+            |t| Number::Integer(t as i128), |f| f.integer() as $T);
+    )*};
+}
+
+integers!(i8, i16, i32, i64, u8, u16, u32, u64);
+scalar!(f32, f32, 0.0, 1.0, |w| w, |n| n, |a, b| a + b, a * b, |t| Number::Real(f64::from(t)), |f| f.real() as f32);
+scalar!(f64, f64, 0.0, 1.0, |w| w, |n| n, |a, b| a + b, a * b, |t| Number::Real(t), |f| f.real());
+scalar!(
+    f16,
+    f32,
+    0.0,
+    1.0,
+    |w| w.to_f32(),
+    |n| f16::from_f32(n),
+    |a, b| a + b,
+    a * b,
+    |t| Number::Real(t.to_f64()),
+    |f| f16::from_f64(f.real())
+);
+scalar!(
+    bf16,
+    f32,
+    0.0,
+    1.0,
+    |w| w.to_f32(),
+    |n| bf16::from_f32(n),
+    |a, b| a + b,
+    a * b,
+    |t| Number::Real(t.to_f64()),
+    |f| bf16::from_f64(f.real())
+);
+scalar!(
+    Complex<f32>,
+    Complex<f32>,
+    Complex::new(0.0, 0.0),
+    Complex::new(1.0, 0.0),
+    |w| w,
+    |n| n,
+    |a, b| a + b,
+    a * b,
+    |t| Number::Complex(f64::from(t.re), f64::from(t.im)),
+    |f| Complex::new(f.real() as f32, f.imaginary() as f32)
+);
+scalar!(
+    Complex<f64>,
+    Complex<f64>,
+    Complex::new(0.0, 0.0),
+    Complex::new(1.0, 0.0),
+    |w| w,
+    |n| n,
+    |a, b| a + b,
+    a * b,
+    |t| Number::Complex(t.re, t.im),
+    |f| Complex::new(f.real(), f.imaginary())
+);
+scalar!(
+    Bool8,
+    Bool8,
+    Bool8(0),
+    Bool8(1),
+    |w| Bool8::from(w.get()),
+    |n| n,
+    |a, b| Bool8(a.0 | b.0),
+    Bool8(a.0 & b.0),
+    |t| Number::Integer(t.get() as i128),
+    |f| Bool8::from(match f {
+        Number::Complex(re, im) => re != 0.0 || im != 0.0,
+        other => other.real() != 0.0,
+    })
+);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn conversions_keep_what_the_target_can_hold() {
+        assert_eq!(i64::from_number((-7i8).to_number()), -7);
+        assert_eq!(f64::from_number(u64::MAX.to_number()), u64::MAX as f64);
+        assert_eq!(u64::from_number(u64::MAX.to_number()), u64::MAX);
+        assert_eq!(Complex::<f32>::from_number(bf16::from_f32(1.5).to_number()), Complex::new(1.5, 0.0));
+        assert_eq!(bf16::from_number(Number::Real(f64::from(1.00390625f32))).to_f32(), 1.0, "ties go to even");
+    }
+
+    #[test]
+    fn truth_values_of_any_byte_multiply_and_add() {
+        let odd = Bool8(4).widen();
+        assert!(Bool8::mul(odd, Bool8(2).widen()).get());
+        assert_eq!(Bool8::narrow(Bool8::add(odd, Bool8(0))).0, 1);
+    }
+}

@@ -1,0 +1,229 @@
+//! The order in which operands are contracted, two at a time.
+//!
+//! *In*: the labels of each operand, their lengths, and the labels that must survive. *Out*: a [`Path`]: pairs of
+//! positions in a growing list, the result of pair `i` being operand `operands + i`. Few operands are ordered exactly
+//! (dynamic programming over subsets, minimising multiply-adds); more by a
+//! greedy search. Both are deterministic: the same equation always gets the same order, hence the same bits.
+
+mod greedy;
+
+use std::collections::BTreeMap;
+
+use crate::problem::LabelId;
+
+/// How to find the order.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Order {
+    /// Exact for few operands, else greedy.
+    #[default]
+    Auto,
+    /// Left to right.
+    LeftToRight,
+    /// Greedy search.
+    Greedy,
+    /// Exact search, whatever it takes.
+    Exact,
+    /// NumPy's form: each step takes these positions out of the list and appends its result.
+    Given(Vec<Vec<usize>>),
+}
+
+/// Pairs of positions; the result of pair `i` has position `operands + i`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Path {
+    /// The pairs in order.
+    pub pairs: Vec<(usize, usize)>,
+    /// How it was found: `exact`, `greedy`, `left to right` or `given`.
+    pub method: &'static str,
+}
+
+/// Labels of each operand, the lengths of all labels, and the labels that must survive.
+pub struct Network<'a> {
+    /// Labels of each operand, each once.
+    pub operands: &'a [Vec<LabelId>],
+    /// Length by label.
+    pub lens: &'a dyn Fn(LabelId) -> usize,
+    /// Labels of the output, those of its tables included.
+    pub output: &'a [LabelId],
+}
+
+/// Up to so many operands are ordered exactly: at most 3^8 splits.
+const MOST_EXACT: usize = 8;
+
+/// Finds an order.
+///
+/// # Errors
+/// A sentence when a given path does not fit the operands.
+pub fn find_path(network: &Network<'_>, order: &Order) -> Result<Path, String> {
+    let operands = network.operands.len();
+    match order {
+        Order::Given(steps) => given(operands, steps),
+        _ if operands <= 2 => Ok(left_to_right(operands, "pair")),
+        Order::LeftToRight => Ok(left_to_right(operands, "left to right")),
+        Order::Auto if operands <= MOST_EXACT => Ok(exact(network)),
+        Order::Exact if operands <= 16 => Ok(exact(network)),
+        Order::Auto | Order::Greedy | Order::Exact => Ok(Path { pairs: greedy::greedy(network), method: "greedy" }),
+    }
+}
+
+fn left_to_right(operands: usize, method: &'static str) -> Path {
+    let pairs = (1..operands).map(|next| (if next == 1 { 0 } else { operands + next - 2 }, next)).collect();
+    Path { pairs, method }
+}
+
+fn given(operands: usize, steps: &[Vec<usize>]) -> Result<Path, String> {
+    let mut list: Vec<usize> = (0..operands).collect();
+    let mut pairs = Vec::new();
+    for (number, step) in steps.iter().enumerate() {
+        let mut positions = step.clone();
+        positions.sort_unstable();
+        positions.dedup();
+        let last = positions.last().copied();
+        if positions.len() != step.len() || last.is_none_or(|last| last >= list.len()) {
+            return Err(format!("step {number} of the path, {step:?}, does not fit a list of {} operands", list.len()));
+        }
+        let mut taken: Vec<usize> = positions.iter().map(|&at| list[at]).collect();
+        list = (0..list.len()).filter(|at| !positions.contains(at)).map(|at| list[at]).collect();
+        // A step of several operands is contracted left to right; of one, it is a no-op (a later step sums it).
+        let mut result = taken.remove(0);
+        for next in taken {
+            pairs.push((result, next));
+            result = operands + pairs.len() - 1;
+        }
+        list.push(result);
+    }
+    while list.len() > 1 {
+        let (first, second) = (list.remove(0), list.remove(0));
+        pairs.push((first, second));
+        list.insert(0, operands + pairs.len() - 1);
+    }
+    Ok(Path { pairs, method: "given" })
+}
+
+/// Dynamic programming over subsets: the cheapest way to contract each subset, by multiply-adds.
+fn exact(network: &Network<'_>) -> Path {
+    let operands = network.operands.len();
+    let full = (1usize << operands) - 1;
+    let mut ids = BTreeMap::new();
+    for &label in network.operands.iter().flatten().chain(network.output) {
+        let next = ids.len();
+        ids.entry(label).or_insert(next);
+    }
+    let words = ids.len().div_ceil(64);
+    let set = |labels: &[LabelId]| {
+        let mut bits = vec![0u64; words];
+        labels.iter().for_each(|label| bits[ids[label] / 64] |= 1 << (ids[label] % 64));
+        bits
+    };
+    let lens: Vec<f64> = {
+        let mut lens = vec![1.0; ids.len()];
+        ids.iter().for_each(|(&label, &at)| lens[at] = (network.lens)(label).max(1) as f64);
+        lens
+    };
+    let size = |bits: &[u64]| -> f64 {
+        (0..lens.len()).filter(|at| bits[at / 64] >> (at % 64) & 1 == 1).map(|at| lens[at]).product()
+    };
+    let sets: Vec<Vec<u64>> = network.operands.iter().map(|labels| set(labels)).collect();
+    let output = set(network.output);
+    let union_of = |subset: usize| {
+        (0..operands).filter(|at| subset >> at & 1 == 1).fold(vec![0u64; words], |mut bits, at| {
+            bits.iter_mut().zip(&sets[at]).for_each(|(b, s)| *b |= s);
+            bits
+        })
+    };
+    let unions: Vec<Vec<u64>> = (0..=full).map(union_of).collect();
+    // What survives of a subset: labels that the rest or the output still needs.
+    let kept: Vec<Vec<u64>> = (0..=full)
+        .map(|subset| {
+            let rest = &unions[full & !subset];
+            (0..words).map(|w| unions[subset][w] & (rest[w] | output[w])).collect()
+        })
+        .collect();
+    let mut best: Vec<(f64, usize)> = vec![(f64::INFINITY, 0); full + 1];
+    (0..operands).for_each(|at| best[1 << at] = (0.0, 0));
+    for subset in 1..=full {
+        if subset.count_ones() < 2 {
+            continue;
+        }
+        let mut part = (subset - 1) & subset;
+        while part > subset & !part {
+            let other = subset & !part;
+            let loops: Vec<u64> = {
+                let of = |s: usize| if s.count_ones() == 1 { &sets[s.trailing_zeros() as usize] } else { &kept[s] };
+                of(part).iter().zip(of(other)).map(|(a, b)| a | b).collect()
+            };
+            // Multiply-adds, and a little for writing the result, so that equal work prefers small intermediates.
+            let cost = best[part].0 + best[other].0 + size(&loops) + 0.5 * size(&kept[subset]);
+            if cost < best[subset].0 {
+                best[subset] = (cost, part);
+            }
+            part = (part - 1) & subset;
+        }
+    }
+    let mut pairs = Vec::new();
+    emit_exact(full, &best, operands, &mut pairs);
+    Path { pairs, method: "exact" }
+}
+
+fn emit_exact(subset: usize, best: &[(f64, usize)], operands: usize, pairs: &mut Vec<(usize, usize)>) -> usize {
+    if subset.count_ones() == 1 {
+        return subset.trailing_zeros() as usize;
+    }
+    let part = best[subset].1;
+    let (a, b) = (emit_exact(part, best, operands, pairs), emit_exact(subset & !part, best, operands, pairs));
+    pairs.push((a.min(b), a.max(b)));
+    operands + pairs.len() - 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn network(operands: &[&str], output: &str, order: Order) -> Path {
+        let ids = |text: &str| text.bytes().map(|b| LabelId(u32::from(b))).collect::<Vec<_>>();
+        let operands: Vec<Vec<LabelId>> = operands.iter().map(|text| ids(text)).collect();
+        // `a` is long, later letters are shorter.
+        let lens = |label: LabelId| 2 + 4 * (b'h' as usize - label.0 as usize);
+        find_path(&Network { operands: &operands, lens: &lens, output: &ids(output) }, &order).unwrap()
+    }
+
+    #[test]
+    fn exact_search_contracts_the_small_end_of_a_chain_first() {
+        let path = network(&["ab", "bc", "cd", "dh"], "ah", Order::Auto);
+        assert_eq!(path.pairs, [(2, 3), (1, 4), (0, 5)]);
+        assert_eq!(path.method, "exact");
+    }
+
+    #[test]
+    fn every_order_uses_each_operand_once() {
+        let operands = ["ab", "bc", "cd", "de", "ef", "fg", "ga", "ae", "bf", "h", ""];
+        for order in [Order::Auto, Order::Greedy, Order::LeftToRight, Order::Given(vec![vec![1, 3, 5], vec![0]])] {
+            let path = network(&operands, "ah", order);
+            let mut used: Vec<usize> = path.pairs.iter().flat_map(|&(a, b)| [a, b]).collect();
+            used.sort_unstable();
+            assert_eq!(used, (0..2 * operands.len() - 2).collect::<Vec<_>>(), "{path:?}");
+            for (at, &(a, b)) in path.pairs.iter().enumerate() {
+                assert!(a.max(b) < operands.len() + at, "pair {at} uses a later result: {path:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn given_paths_are_checked() {
+        let operands = vec![vec![], vec![], vec![]];
+        let network = Network { operands: &operands, lens: &|_| 1, output: &[] };
+        for bad in [vec![vec![0, 3]], vec![vec![0, 0]], vec![vec![]], vec![vec![0, 1], vec![0, 1], vec![1]]] {
+            assert!(find_path(&network, &Order::Given(bad.clone())).is_err(), "{bad:?}");
+        }
+        let good = find_path(&network, &Order::Given(vec![vec![1, 2], vec![0, 1]])).unwrap();
+        assert_eq!(good.pairs, [(1, 2), (0, 3)]);
+    }
+
+    #[test]
+    fn greedy_is_the_same_every_time() {
+        let operands = ["ab", "bc", "cd", "de", "ef", "fg", "ga", "ae", "bf", "ch", "hd"];
+        let first = network(&operands, "", Order::Greedy);
+        for _ in 0..50 {
+            assert_eq!(network(&operands, "", Order::Greedy), first);
+        }
+    }
+}

@@ -1,0 +1,309 @@
+//! Building the steps: early sums, conversions, pairs, and the scatter at the end.
+
+use std::collections::BTreeMap;
+
+use einfall_tensor::DType;
+
+use super::{Plan, PlanError, PlanOptions, Slot, Step, Temp, memory, slice};
+use crate::contraction::classify;
+use crate::kernel::{KernelSpec, choose};
+use crate::machine::Machine;
+use crate::path::{Network, find_path};
+use crate::problem::{LabelId, Problem, Term};
+
+/// An operand or intermediate result that is still to be contracted.
+#[derive(Clone)]
+struct Pending {
+    slot: Slot,
+    dtype: DType,
+    term: Term,
+    labels: Vec<LabelId>,
+}
+
+struct Builder<'a> {
+    problem: &'a Problem,
+    machine: &'a Machine,
+    kernels: &'a [KernelSpec],
+    options: &'a PlanOptions,
+    /// Labels that the output depends on.
+    output_labels: Vec<LabelId>,
+    /// How many pending terms, and the output, name each label.
+    uses: BTreeMap<LabelId, usize>,
+    sliced: Vec<LabelId>,
+    steps: Vec<Step>,
+    temps: Vec<Temp>,
+}
+
+pub(super) fn build(
+    problem: Problem,
+    machine: &Machine,
+    kernels: &[KernelSpec],
+    options: &PlanOptions,
+) -> Result<Plan, PlanError> {
+    let operands: Vec<Pending> = problem
+        .operands
+        .iter()
+        .enumerate()
+        .map(|(number, operand)| Pending {
+            slot: Slot::Operand(number),
+            dtype: operand.dtype,
+            labels: operand.term.labels(&problem.tables),
+            term: operand.term.clone(),
+        })
+        .collect();
+    let output_labels = problem.output.term.labels(&problem.tables);
+    let mut uses = BTreeMap::new();
+    for &label in operands.iter().flat_map(|pending| &pending.labels).chain(&output_labels) {
+        *uses.entry(label).or_default() += 1;
+    }
+    let label_sets: Vec<Vec<LabelId>> = operands.iter().map(|pending| pending.labels.clone()).collect();
+    let lens = |label: LabelId| problem.len(label);
+    let network = Network { operands: &label_sets, lens: &lens, output: &output_labels };
+    let path = find_path(&network, &options.order).map_err(PlanError::Path)?;
+    let sliced = slice::choose_slices(&network, &path, options.memory_limit)?;
+
+    let mut builder = Builder {
+        problem: &problem,
+        machine,
+        kernels,
+        options,
+        output_labels,
+        uses,
+        sliced,
+        steps: Vec::new(),
+        temps: Vec::new(),
+    };
+    let Ending { slice_sum, epilogue } = builder.run(operands, &path.pairs)?;
+    let Builder { sliced, steps, mut temps, .. } = builder;
+    let arena_bytes = memory::lay_out(&steps, epilogue.as_ref(), &mut temps, slice_sum, !sliced.is_empty());
+    let scratch = steps.iter().chain(&epilogue).map(|step| step.estimate().workspace_bytes).max().unwrap_or(0);
+    Ok(Plan {
+        steps,
+        epilogue,
+        temps,
+        slices: sliced,
+        slice_sum,
+        method: path.method,
+        arena_bytes,
+        workspace_bytes: arena_bytes + scratch,
+        machine: machine.clone(),
+        problem,
+    })
+}
+
+impl Builder<'_> {
+    fn run(&mut self, operands: Vec<Pending>, pairs: &[(usize, usize)]) -> Result<Ending, PlanError> {
+        // A sliced label that is summed over makes every slice a part of the sum.
+        let summed = self.sliced.iter().any(|label| !self.output_labels.contains(label));
+        let single = operands.len() == 1;
+        let mut list: Vec<Option<Pending>> = Vec::with_capacity(operands.len() + pairs.len());
+        for operand in operands {
+            let reduced = if single { operand } else { self.sum_lone_labels(operand)? };
+            list.push(Some(reduced));
+        }
+        for (at, &(first, second)) in pairs.iter().enumerate() {
+            let left = list[first].take().expect("each position is used once");
+            let right = list[second].take().expect("each position is used once");
+            if at + 1 == pairs.len() {
+                return self.finish(left, Some(right), summed);
+            }
+            let result = self.pair(left, right)?;
+            list.push(Some(result));
+        }
+        let only = list.pop().flatten().expect("one operand");
+        self.finish(only, None, summed)
+    }
+
+    /// Sums over labels that only this operand has, before it meets others.
+    fn sum_lone_labels(&mut self, pending: Pending) -> Result<Pending, PlanError> {
+        let lone = |label: &LabelId| self.uses[label] == 1 && self.problem.len(*label) != 1;
+        if !pending.term.is_plain() || !pending.labels.iter().any(lone) {
+            return Ok(pending);
+        }
+        let kept: Vec<LabelId> = pending.labels.iter().copied().filter(|label| !lone(label)).collect();
+        let dtype = self.problem.dtype.accumulator();
+        self.single(pending, kept, dtype, "labels of one operand alone are summed first")
+    }
+
+    /// One step from one input to a new intermediate result.
+    fn single(
+        &mut self,
+        input: Pending,
+        kept: Vec<LabelId>,
+        dtype: DType,
+        why: &'static str,
+    ) -> Result<Pending, PlanError> {
+        let output = self.new_temp(kept, dtype)?;
+        self.push(&[input], (output.slot, output.term.clone()), output.dtype, Some(why))?;
+        Ok(output)
+    }
+
+    fn pair(&mut self, left: Pending, right: Pending) -> Result<Pending, PlanError> {
+        for &label in left.labels.iter().chain(&right.labels) {
+            *self.uses.get_mut(&label).expect("counted") -= 1;
+        }
+        let (left, right) = self.same_dtype(left, right)?;
+        let still_used = |label: &LabelId| self.uses[label] > 0;
+        // Batch labels first, then those of the left, then those of the right, each in their own memory order.
+        let in_both = |label: &LabelId| left.labels.contains(label) && right.labels.contains(label);
+        let ordered = |pending: &Pending| {
+            let mut labels = pending.labels.clone();
+            labels.sort_by_key(|&label| (std::cmp::Reverse(pending.term.stride(label).unsigned_abs()), label));
+            labels
+        };
+        let (left_order, right_order) = (ordered(&left), ordered(&right));
+        let batch = left_order.iter().filter(|label| in_both(label));
+        let alone = left_order.iter().chain(&right_order).filter(|label| !in_both(label));
+        let kept: Vec<LabelId> = batch.chain(alone).copied().filter(still_used).collect();
+        let result = self.new_temp(kept, left.dtype.accumulator())?;
+        for &label in &result.labels {
+            *self.uses.get_mut(&label).expect("counted") += 1;
+        }
+        self.push(&[left, right], (result.slot, result.term.clone()), result.dtype, None)?;
+        Ok(result)
+    }
+
+    /// The last step: into the output, through an intermediate result where types or slices demand it.
+    fn finish(&mut self, left: Pending, right: Option<Pending>, summed: bool) -> Result<Ending, PlanError> {
+        let out = &self.problem.output;
+        let accumulator = self.problem.dtype.accumulator();
+        let inputs = match right {
+            // A plain copy or sum converts on its way; whatever else wants its own type.
+            None if left.term.is_plain() && out.term.is_plain() => vec![left],
+            None => vec![self.converted(left, self.problem.dtype)?],
+            Some(right) => {
+                let (left, right) = self.same_dtype(left, right)?;
+                vec![left, right]
+            }
+        };
+        let dtype = inputs[0].dtype;
+        let plain_copy = inputs.len() == 1 && inputs[0].term.is_plain() && out.term.is_plain();
+        // A scattered output adds up in place, so it must be an accumulator.
+        let storable = out.dtype == dtype && out.term.is_plain() || out.dtype == dtype.accumulator();
+        let direct = plain_copy || storable;
+        if direct && !summed {
+            self.push(&inputs, (Slot::Output, out.term.clone()), out.dtype, None)?;
+            return Ok(Ending::default());
+        }
+        let len: usize = out.layout.shape.iter().product();
+        let part = self.push_temp(len, accumulator);
+        self.push(&inputs, (Slot::Temp(part), out.row_major.clone()), accumulator, None)?;
+        let sum = if summed { self.push_temp(len, accumulator) } else { part };
+        let epilogue = self.copy_to_output(sum, accumulator)?;
+        Ok(Ending { slice_sum: summed.then_some((part, sum)), epilogue: Some(epilogue) })
+    }
+
+    /// Brings two inputs to one element type.
+    fn same_dtype(&mut self, left: Pending, right: Pending) -> Result<(Pending, Pending), PlanError> {
+        let operand = |pending: &Pending| matches!(pending.slot, Slot::Operand(_));
+        // Two operands of the call meet in the problem's type; intermediate results are accumulators already.
+        let dtype =
+            if operand(&left) && operand(&right) { self.problem.dtype } else { self.problem.dtype.accumulator() };
+        Ok((self.converted(left, dtype)?, self.converted(right, dtype)?))
+    }
+
+    /// The input in another element type: a copy in its own memory order, unless it has the type already.
+    fn converted(&mut self, input: Pending, dtype: DType) -> Result<Pending, PlanError> {
+        if input.dtype == dtype {
+            return Ok(input);
+        }
+        // The copy drops broadcast axes and keeps looked-up and window axes as they are: every axis becomes a label.
+        let Slot::Operand(number) = input.slot else {
+            unreachable!("intermediate results have the accumulator's type")
+        };
+        let axes = memory::axes_of(&input.term);
+        let lens = memory::axis_lens(self.problem, &input.term, &self.problem.operands[number]);
+        let len = lens.iter().product();
+        let temp = self.push_temp(len, dtype);
+        let strides = einfall_tensor::contiguous_strides(&lens);
+        let contraction = crate::contraction::copy(&lens, &axes, &strides, input.dtype, dtype, self.problem.bounds);
+        let (candidates, chosen) = self.choose(&contraction, "convert")?;
+        self.steps.push(Step {
+            inputs: vec![(input.slot, Term::default())],
+            output: (Slot::Temp(temp), Term::default()),
+            text: format!("{} to {dtype}", input.dtype),
+            contraction,
+            candidates,
+            chosen,
+            why: Some("operands of different types meet in one"),
+        });
+        let term = memory::with_strides(&input.term, &strides);
+        Ok(Pending { slot: Slot::Temp(temp), dtype, term, labels: input.labels })
+    }
+
+    /// A row-major copy, converted, into the output.
+    fn copy_to_output(&self, from: usize, dtype: DType) -> Result<Step, PlanError> {
+        let out = &self.problem.output;
+        let shape = &out.layout.shape;
+        let row_major = einfall_tensor::contiguous_strides(shape);
+        let contraction =
+            crate::contraction::copy(shape, &row_major, &out.layout.strides, dtype, out.dtype, self.problem.bounds);
+        let (candidates, chosen) = self.choose(&contraction, "store")?;
+        Ok(Step {
+            inputs: vec![(Slot::Temp(from), Term::default())],
+            output: (Slot::Output, Term::default()),
+            text: format!("{dtype} to {}", out.dtype),
+            contraction,
+            candidates,
+            chosen,
+            why: Some("the result is added up in its accumulator before it is stored"),
+        })
+    }
+
+    fn new_temp(&mut self, labels: Vec<LabelId>, dtype: DType) -> Result<Pending, PlanError> {
+        let kept: Vec<LabelId> = labels.into_iter().filter(|label| !self.sliced.contains(label)).collect();
+        let lens: Vec<usize> = kept.iter().map(|&label| self.problem.len(label)).collect();
+        let elements = lens.iter().map(|&len| len as u128).try_fold(1u128, u128::checked_mul).unwrap_or(u128::MAX);
+        let addressable = elements.checked_mul(dtype.bytes() as u128).is_some_and(|bytes| bytes <= isize::MAX as u128);
+        if !addressable {
+            return Err(PlanError::TooLarge { elements });
+        }
+        let strides = einfall_tensor::contiguous_strides(&lens);
+        let term = Term { strides: kept.iter().copied().zip(strides).collect(), ..Term::default() };
+        let temp = self.push_temp(elements as usize, dtype);
+        Ok(Pending { slot: Slot::Temp(temp), dtype, term, labels: kept })
+    }
+
+    fn push_temp(&mut self, len: usize, dtype: DType) -> usize {
+        self.temps.push(Temp { dtype, len, offset_bytes: 0 });
+        self.temps.len() - 1
+    }
+
+    fn push(
+        &mut self,
+        inputs: &[Pending],
+        output: (Slot, Term),
+        out_dtype: DType,
+        why: Option<&'static str>,
+    ) -> Result<(), PlanError> {
+        let right = inputs.get(1).map(|input| &input.term);
+        let left = &inputs[0];
+        let contraction = classify(self.problem, &left.term, right, &output.1, left.dtype, out_dtype, &self.sliced);
+        let text = self.step_text(inputs, &output.1);
+        let (candidates, chosen) = self.choose(&contraction, &text)?;
+        let inputs = inputs.iter().map(|input| (input.slot, input.term.clone())).collect();
+        self.steps.push(Step { inputs, output, text, contraction, candidates, chosen, why });
+        Ok(())
+    }
+
+    fn choose(
+        &self,
+        contraction: &crate::contraction::Contraction,
+        text: &str,
+    ) -> Result<(Vec<crate::kernel::Candidate>, usize), PlanError> {
+        choose(contraction, self.machine, self.kernels, self.options.kernel.as_deref())
+            .ok_or_else(|| PlanError::NoKernel { step: format!("{text}: {contraction}") })
+    }
+
+    fn step_text(&self, inputs: &[Pending], output: &Term) -> String {
+        let inputs: Vec<String> = inputs.iter().map(|input| memory::term_text(self.problem, &input.term)).collect();
+        format!("{}->{}", inputs.join(","), memory::term_text(self.problem, output))
+    }
+}
+
+/// How the steps end.
+#[derive(Default)]
+struct Ending {
+    slice_sum: Option<(usize, usize)>,
+    epilogue: Option<Step>,
+}

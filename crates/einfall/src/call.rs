@@ -1,0 +1,229 @@
+//! The call: an equation and arguments in, a tensor out, through every stage of the pipeline.
+
+use std::fmt;
+
+use einfall_equation::Equation;
+use einfall_plan::{Argument, BindOptions, Bounds, Device, Order, Plan, PlanOptions, bind};
+use einfall_tensor::{DType, Tensor, View, ViewMut};
+
+use crate::{Error, default_device};
+
+/// Evaluates an einsum: `einsum("ij,jk->ik", &[a, b])`.
+///
+/// Arguments are the operands in order, each followed by the tables of its lookups. The result is row-major, of the
+/// operands' promoted type. [`Einsum`] is the same with options.
+///
+/// # Errors
+/// [`Error`]; nothing panics and nothing is undefined, whatever the arguments.
+pub fn einsum(equation: &str, arguments: &[View<'_>]) -> Result<Tensor, Error> {
+    Einsum::new(equation).run(arguments)
+}
+
+/// Evaluates an einsum into an array of any strides, which may overlap the arguments.
+///
+/// # Errors
+/// As [`einsum`], and where `out` has not the shape of the result or a type that it cannot be stored in. On an error
+/// nothing is written.
+pub fn einsum_into(equation: &str, arguments: &[View<'_>], out: &mut ViewMut<'_>) -> Result<(), Error> {
+    Einsum::new(equation).run_into(arguments, out)
+}
+
+/// An einsum with options; each has the default that [`einsum`] uses.
+///
+/// ```
+/// use einfall::{Bounds, Einsum, View};
+///
+/// // A sliding sum over a window of 3: positions outside are left out.
+/// let x = [1.0f64, 2.0, 3.0, 4.0];
+/// let sums = Einsum::new("[q+w-1]->q").size("q", 4).size("w", 3).run(&[View::from_slice(&x, &[4])?])?;
+/// assert_eq!(sums.as_slice::<f64>()?, [3.0, 6.0, 9.0, 7.0]);
+///
+/// // A padded list: −1 is left out.
+/// let table = [0i32, -1];
+/// let picked = Einsum::new("[i]->i")
+///     .bounds(Bounds::Skip)
+///     .run(&[View::from_slice(&x, &[4])?, View::from_slice(&table, &[2])?])?;
+/// assert_eq!(picked.as_slice::<f64>()?, [1.0, 0.0]);
+/// # Ok::<(), einfall::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct Einsum<'a> {
+    equation: &'a str,
+    bind: BindOptions,
+    plan: PlanOptions,
+    device: Option<&'a dyn Device>,
+}
+
+impl<'a> Einsum<'a> {
+    /// An einsum with the defaults of [`einsum`].
+    pub fn new(equation: &'a str) -> Self {
+        Einsum { equation, bind: BindOptions::default(), plan: PlanOptions::default(), device: None }
+    }
+
+    /// Gives a length that no operand gives: of a label, or of an output axis under its bracket, `"[e]"`.
+    #[must_use]
+    pub fn size(mut self, name: &str, len: usize) -> Self {
+        self.bind.sizes.insert(name.to_string(), len);
+        self
+    }
+
+    /// What happens to table values outside their axis; an error by default.
+    #[must_use]
+    pub fn bounds(mut self, bounds: Bounds) -> Self {
+        self.bind.bounds = bounds;
+        self
+    }
+
+    /// The type of the result; by default the promotion of all operands. A narrower one is rounded once, at the end.
+    #[must_use]
+    pub fn dtype(mut self, dtype: DType) -> Self {
+        self.bind.dtype = Some(dtype);
+        self
+    }
+
+    /// How more than two operands are ordered.
+    #[must_use]
+    pub fn order(mut self, order: Order) -> Self {
+        self.plan.order = order;
+        self
+    }
+
+    /// The most elements that an intermediate result may have.
+    #[must_use]
+    pub fn memory_limit(mut self, elements: usize) -> Self {
+        self.plan.memory_limit = Some(elements);
+        self
+    }
+
+    /// A kernel to prefer wherever it can run, by its name in [`Plan`]'s print; for tests and experiments.
+    #[must_use]
+    pub fn kernel(mut self, name: &str) -> Self {
+        self.plan.kernel = Some(name.to_string());
+        self
+    }
+
+    /// The device to run on; by default [`default_device`].
+    #[must_use]
+    pub fn device(mut self, device: &'a dyn Device) -> Self {
+        self.device = Some(device);
+        self
+    }
+
+    /// Prepares the call for arguments of these shapes, strides and types; their data is not read.
+    ///
+    /// # Errors
+    /// As [`einsum`], except for what depends on the data.
+    pub fn plan(&self, arguments: &[View<'_>]) -> Result<Prepared<'a>, Error> {
+        self.plan_for(arguments.iter().map(describe).collect(), None)
+    }
+
+    /// The same from bare descriptions, for explaining a call without data.
+    ///
+    /// # Errors
+    /// As [`Einsum::plan`].
+    pub fn plan_for(&self, arguments: Vec<Argument>, out: Option<Argument>) -> Result<Prepared<'a>, Error> {
+        let device = match self.device {
+            Some(device) => device,
+            None => default_device()?,
+        };
+        let equation = Equation::parse(self.equation)?;
+        let problem = bind(&equation, &arguments, &BindOptions { out, ..self.bind.clone() })?;
+        let plan = Plan::new(problem, device.machine(), device.kernels(), &self.plan)?;
+        Ok(Prepared { plan, device })
+    }
+
+    /// Evaluates into a new tensor.
+    ///
+    /// # Errors
+    /// As [`einsum`].
+    pub fn run(&self, arguments: &[View<'_>]) -> Result<Tensor, Error> {
+        self.plan(arguments)?.run(arguments)
+    }
+
+    /// Evaluates into an array. See [`einsum_into`].
+    ///
+    /// # Errors
+    /// As [`einsum_into`].
+    pub fn run_into(&self, arguments: &[View<'_>], out: &mut ViewMut<'_>) -> Result<(), Error> {
+        let written = Argument { dtype: out.dtype(), layout: out.layout().clone() };
+        self.plan_for(arguments.iter().map(describe).collect(), Some(written))?.run_into(arguments, out)
+    }
+}
+
+fn describe(view: &View<'_>) -> Argument {
+    Argument { dtype: view.dtype(), layout: view.layout().clone() }
+}
+
+/// A planned call, to run many times on arguments of the same shapes, strides and types.
+///
+/// Its `Display` says what each step costs, and why it is run the way it is.
+pub struct Prepared<'a> {
+    plan: Plan,
+    device: &'a dyn Device,
+}
+
+impl Prepared<'_> {
+    /// The plan.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// Evaluates into a new tensor.
+    ///
+    /// # Errors
+    /// As [`einsum`]; [`RunError::Mismatch`](einfall_plan::RunError) for other shapes than were planned.
+    pub fn run(&self, arguments: &[View<'_>]) -> Result<Tensor, Error> {
+        let output = &self.plan.problem.output;
+        // SAFETY: a device writes every element of `out` or fails, and then the tensor is dropped unread.
+        #[allow(unsafe_code)]
+        let mut result = unsafe { Tensor::uninit(output.dtype, &output.layout.shape)? };
+        self.device.run(&self.plan, arguments, &mut result.view_mut())?;
+        Ok(result)
+    }
+
+    /// Evaluates into an array of the layout that was planned for. It may overlap the arguments: then the result is
+    /// computed apart and copied.
+    ///
+    /// # Errors
+    /// As [`einsum_into`].
+    pub fn run_into(&self, arguments: &[View<'_>], out: &mut ViewMut<'_>) -> Result<(), Error> {
+        self.device.check_tables(&self.plan, arguments)?;
+        let overlaps = |view: &View<'_>| match (view.byte_range(), out.byte_range()) {
+            (Some((start, end)), Some((out_start, out_end))) => start < out_end && out_start < end,
+            _ => false,
+        };
+        if !arguments.iter().any(overlaps) {
+            return Ok(self.device.run(&self.plan, arguments, out)?);
+        }
+        let options = BindOptions { bounds: self.plan.problem.bounds, ..self.apart() };
+        let problem = bind(&self.plan.problem.equation, &self.plan.problem.arguments, &options)?;
+        let apart = Plan::new(problem, self.device.machine(), self.device.kernels(), &PlanOptions::default())?;
+        let result = Prepared { plan: apart, device: self.device }.run(arguments)?;
+        Einsum::new("...->...").device(self.device).run_into(&[result.view()], out)
+    }
+
+    /// What the problem was bound with, but for `out`.
+    fn apart(&self) -> BindOptions {
+        let problem = &self.plan.problem;
+        let mut sizes: einfall_plan::Sizes = problem
+            .labels
+            .iter()
+            .filter(|label| !label.name.starts_with('…'))
+            .map(|label| (label.name.clone(), label.len))
+            .collect();
+        let written = problem.equation.explicit_output();
+        for (axis, &len) in written.axes.iter().zip(&problem.output.layout.shape) {
+            if written.has_ellipsis() {
+                break;
+            }
+            sizes.insert(axis.to_string(), len);
+        }
+        BindOptions { sizes, dtype: Some(problem.output.dtype), ..BindOptions::default() }
+    }
+}
+
+impl fmt::Display for Prepared<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.plan.fmt(f)
+    }
+}
