@@ -120,13 +120,18 @@ pub unsafe fn gemm<T, U>(
     // Tiles are stored along rows of C. Where its columns are the contiguous side, compute the transposed product.
     let along = n == 1 || c.cols.stride() == Some(1);
     let down = m == 1 || c.rows.stride() == Some(1);
-    let (m, n, a, b, c) = if down && (!along || m > n) {
-        (n, m, b.transposed(), a.transposed(), c.transposed())
-    } else {
-        (m, n, a, b, c)
-    };
+    let turned = down && (!along || m > n);
+    let (left, right, out) = (&a, &Right::Matrix(b), &c);
     // SAFETY: the caller's invariants, which do not care which side is called left.
-    unsafe { product(isa, blocking, m, n, k, a, Right::Matrix(b), c, accum, scratch) }
+    unsafe {
+        // Tried before anything else, and without moving a matrix: of these there may be millions.
+        if !turned && small(isa, blocking, m, n, k, left, right, out, accum).is_some() {
+            return;
+        }
+        let (m, n, a, b, c) =
+            if turned { (n, m, b.transposed(), a.transposed(), c.transposed()) } else { (m, n, a, b, c) };
+        product(isa, blocking, m, n, k, a, Right::Matrix(b), c, accum, scratch);
+    }
 }
 
 /// The elements that [`pack_right`] writes for B of `k × n`.
@@ -243,7 +248,6 @@ fn block_len(k: usize, kc: usize) -> usize {
 ///
 /// # Safety
 /// As for [`gemm`].
-#[inline(always)]
 unsafe fn product<T, U>(
     isa: Isa,
     blocking: &Blocking,
@@ -266,7 +270,7 @@ unsafe fn product<T, U>(
     let kernel = T::Acc::kernel(isa);
     // SAFETY: the caller's invariants.
     unsafe {
-        if k <= blocking.kc && m <= SMALL && n <= SMALL && small(kernel, m, n, k, &a, &b, &c, add).is_some() {
+        if small(isa, blocking, m, n, k, &a, &b, &c, accum).is_some() {
             return;
         }
         if U::IS_ACC || k <= blocking.kc {
@@ -283,25 +287,30 @@ unsafe fn product<T, U>(
 const SMALL: usize = 64;
 
 /// The whole product if all three matrices can be used in place, else nothing: no memory, and little arithmetic before
-/// the first tile, since there may be millions of these.
+/// the first tile.
 ///
 /// # Safety
 /// As for [`gemm`].
 #[inline(always)]
 unsafe fn small<T, U>(
-    kernel: &'static TileKernel<T::Acc>,
+    isa: Isa,
+    blocking: &Blocking,
     m: usize,
     n: usize,
     k: usize,
     a: &Matrix<'_, T>,
     b: &Right<'_, T>,
     c: &MatrixMut<'_, U>,
-    add: bool,
+    accum: Accum,
 ) -> Option<()>
 where
     T: TileElement,
     U: TileElement<Acc = T::Acc>,
 {
+    if m > SMALL || n > SMALL || k > blocking.kc || m == 0 || n == 0 || k == 0 {
+        return None;
+    }
+    let kernel = T::Acc::kernel(isa);
     let (a, a_row, a_col) = left_in_place(a)?;
     let (b, b_row) = right_in_place(b, n)?;
     let (c, c_row) = storable(c, n)?;
@@ -315,7 +324,7 @@ where
         if vectors <= kernel.max_width() { vectors } else { vectors.div_ceil(vectors.div_ceil(kernel.max_width())) };
     let tallest = kernel.max_height(width);
     let height = if m <= tallest { m } else { m.div_ceil(m.div_ceil(tallest)) };
-    let mut tile = Tile { k, a, a_row, a_col, b, b_row, c, c_row, last: lanes, add };
+    let mut tile = Tile { k, a, a_row, a_col, b, b_row, c, c_row, last: lanes, add: accum == Accum::Add };
     let mut i = 0;
     while i < m {
         let rows = height.min(m - i);
