@@ -5,8 +5,8 @@
 //! panels in the order in which the micro-kernel reads them. Called by [`crate::ops::gemm`] only.
 //!
 //! A panel holds up to `step` rows (or columns), its elements along k in order: `panel[k·stride + x]`. The stride of a
-//! panel of B, whose rows are read as vectors, is a whole number of vectors, and the columns beyond are zero. See
-//! [`Side`] for A.
+//! panel of B, whose rows are read as vectors, is a whole number of vectors, and the columns beyond are zero; panels of A
+//! have no such gaps if they are no taller than a vector.
 //!
 //! ```
 //! use einfall_cpu::pack::{Matrix, Offsets};
