@@ -3,6 +3,7 @@
 //! [`KERNELS`] is the table that the planner sees, most specific first; to add a kernel, add a file and a row.
 
 pub mod axpys;
+pub mod dense;
 pub mod dots;
 pub mod gemm;
 pub mod matmul;
@@ -30,6 +31,7 @@ pub struct Kernel {
 pub const KERNELS: &[Kernel] = &[
     Kernel { name: "dots", estimate: dots::estimate, run: dots::run },
     Kernel { name: "axpys", estimate: axpys::estimate, run: axpys::run },
+    Kernel { name: "dense", estimate: dense::estimate, run: dense::run },
     Kernel { name: "gemm", estimate: matmul::estimate, run: matmul::run },
     Kernel { name: "nest", estimate: nest::estimate, run: nest::run },
 ];
