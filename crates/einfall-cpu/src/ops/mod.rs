@@ -10,6 +10,7 @@ pub mod matmul;
 pub mod nest;
 mod run;
 mod source;
+pub mod spread;
 
 use einfall_plan::{Access, Contraction, Estimate, KernelSpec, Machine};
 
@@ -32,6 +33,7 @@ pub const KERNELS: &[Kernel] = &[
     Kernel { name: "dots", estimate: dots::estimate, run: dots::run },
     Kernel { name: "axpys", estimate: axpys::estimate, run: axpys::run },
     Kernel { name: "dense", estimate: dense::estimate, run: dense::run },
+    Kernel { name: "spread", estimate: spread::estimate, run: spread::run },
     Kernel { name: "gemm", estimate: matmul::estimate, run: matmul::run },
     Kernel { name: "nest", estimate: nest::estimate, run: nest::run },
 ];
