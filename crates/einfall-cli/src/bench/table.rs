@@ -31,7 +31,7 @@ pub fn write(out: &mut dyn Write, report: &BenchReport) -> io::Result<()> {
     for line in facts(report) {
         writeln!(out, "{line}")?;
     }
-    writeln!(out, "{LEGEND}")?;
+    LEGEND.iter().try_for_each(|line| writeln!(out, "{line}"))?;
     if report.rows.is_empty() {
         writeln!(out, "\nnothing was measured")?;
     }
@@ -133,7 +133,10 @@ fn write_rows(out: &mut dyn Write, rows: &[[String; 8]]) -> io::Result<()> {
 }
 
 /// How to read the columns.
-pub const LEGEND: &str = "Time: shortest call. GFLOP/s: a multiply-add is two. GB/s: distinct bytes, counted once.";
+pub const LEGEND: [&str; 2] = [
+    "Time: shortest call. GFLOP/s: a multiply-add is two. GB/s: distinct bytes, counted once.",
+    "+ MB: the most memory a call takes beyond its inputs, its result included.",
+];
 
 /// Titles of [`cells`].
 pub const HEADER: [&str; 8] = ["engine", "time", "median", "GFLOP/s", "GB/s", "of floor", "× einfall", "way, remarks"];
@@ -160,6 +163,7 @@ fn remarks(row: &BenchRow) -> String {
         parts.push("WRONG".to_owned());
     }
     parts.extend(row.way.clone());
+    parts.extend(row.peak_bytes.map(|peak| format!("+{}", units::bytes(peak as f64))));
     if let Some(compile) = row.compile_s {
         parts.push(format!("compiles {}", units::seconds(compile)));
     }

@@ -24,7 +24,7 @@ pub(super) fn page(report: &BenchReport) -> String {
         let _ = write!(body, "<li>Again: <code>{}</code></li>", escape(&report.settings.command));
     }
     body += "</ul>\n";
-    let _ = writeln!(body, "<p>{}</p>", escape(table::LEGEND));
+    let _ = writeln!(body, "<p>{}</p>", escape(&table::LEGEND.join(" ")));
     let _ = writeln!(body, "<h2>Why</h2>\n<p>{}</p>", why(report));
     if report.rows.is_empty() {
         body += "<p>nothing was measured</p>\n";
