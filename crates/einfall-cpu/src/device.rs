@@ -91,6 +91,10 @@ impl Device for CpuDevice {
 
     fn run(&self, plan: &Plan, arguments: &[View<'_>], out: &mut ViewMut<'_>) -> Result<(), RunError> {
         check_arguments(plan, arguments, out)?;
+        // Kernels check what they read; where nothing is summed, nothing is read.
+        if plan.problem.labels.iter().any(|label| label.len == 0) {
+            self.check_tables(plan, arguments)?;
+        }
         let tables = table_pointers(plan, arguments);
         let mut arena = Arena::new(plan.arena_bytes)?;
         let memory = Memory {
@@ -103,11 +107,20 @@ impl Device for CpuDevice {
         if let Some((_, sum)) = plan.slice_sum {
             memory.zero_temp(sum);
         }
+        // A scattered result that collects from every slice is cleared before the first, others before their step.
+        let collects = !plan.slices.is_empty() && plan.slice_sum.is_none();
+        let collecting = plan.steps.last().filter(|step| collects && !step.contraction.out.is_plain());
+        if let Some(step) = collecting {
+            memory.zero(step.output.0);
+        }
         let result = slices.into_iter().try_for_each(|values| {
             if let Some((part, _)) = plan.slice_sum {
                 memory.zero_temp(part);
             }
             for step in &plan.steps {
+                if !step.contraction.out.is_plain() && !collecting.is_some_and(|last| std::ptr::eq(last, step)) {
+                    memory.zero(step.output.0);
+                }
                 self.run_step(step, &memory, &tables, &values)?;
             }
             if let Some((part, sum)) = plan.slice_sum {
@@ -145,18 +158,15 @@ impl CpuDevice {
             shifted = shift_step(step, &memory.plan.problem.tables, values);
             &shifted
         };
-        let out = memory.write_pointer(step.output.0);
-        if contraction.is_empty() || !contraction.out.is_plain() {
-            memory.zero(step.output.0, out);
-        }
         if contraction.is_empty() {
+            memory.zero(step.output.0);
             return Ok(());
         }
         let run = Run {
             contraction,
             left: memory.read_pointer(step.inputs[0].0),
             right: step.inputs.get(1).map_or(std::ptr::null(), |(slot, _)| memory.read_pointer(*slot)),
-            out,
+            out: memory.write_pointer(step.output.0),
             tables,
             threads: &self.threads,
             isa: self.isa,
@@ -165,7 +175,7 @@ impl CpuDevice {
         };
         let kernel = ops::kernel_named(step.kernel()).expect("the plan was made from this device's kernels");
         // SAFETY: `bound`: `check_arguments` compared every argument with what the plan was bound to; temps lie in the
-        // arena where the plan laid them out, and a scattered output was zeroed just above.
+        // arena where the plan laid them out, and a scattered output was zeroed before.
         unsafe { (kernel.run)(&run) }
     }
 
@@ -300,13 +310,13 @@ impl Memory<'_> {
         unsafe { self.temp(temp).write_bytes(0, bytes) };
     }
 
-    fn zero(&self, slot: Slot, out: *mut u8) {
+    fn zero(&self, slot: Slot) {
         match slot {
             Slot::Temp(temp) => self.zero_temp(temp),
             _ => {
                 let output = &self.plan.problem.output;
                 // SAFETY: `span` of the output view, whose layout `check_arguments` compared.
-                unsafe { zero_layout(out, &output.layout, output.dtype.bytes()) };
+                unsafe { zero_layout(self.out, &output.layout, output.dtype.bytes()) };
             }
         }
     }

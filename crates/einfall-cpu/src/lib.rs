@@ -23,6 +23,7 @@ pub mod load;
 pub mod machine;
 pub mod measure;
 pub mod ops;
+pub mod pack;
 pub mod scalar;
 pub mod threads;
 pub mod walk;

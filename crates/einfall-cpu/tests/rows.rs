@@ -15,8 +15,9 @@ use einfall_tensor::num_complex::Complex;
 
 const LENGTHS: [usize; 22] = [0, 1, 2, 3, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 47, 63, 64, 65, 100, 127, 129, 257];
 
-fn counts() -> impl Iterator<Item = usize> {
-    (0..=40).chain([257])
+/// Every short count, and for some lengths a long one.
+fn counts(d: usize) -> impl Iterator<Item = usize> {
+    (0..=40).chain((d % 2 == 1).then_some(257))
 }
 
 /// Rows of `d` elements with poison between them, at the very end of readable memory.
@@ -81,7 +82,7 @@ fn poisoned<T: Exact>(len: usize, shift: usize) -> Guarded<T::Acc> {
 fn for_every_case(mut check: impl FnMut(Isa, usize, usize, usize, &mut Random)) {
     for isa in Isa::available() {
         for d in LENGTHS {
-            for count in counts() {
+            for count in counts(d) {
                 // Most pointers are as misaligned as they can be, the others end exactly where memory ends.
                 let shift = usize::from((d + count) % 2 == 0);
                 let mut random = Random::new((d * 1000 + count) as u64);
@@ -422,6 +423,47 @@ fn bits_do_not_depend_on_the_split<T: Exact>() {
             assert_eq!(bits_of(&acc), bits_of(&whole), "{isa} d={d} several weight vectors");
         }
     }
+}
+
+/// A sum that starts at +0 stays +0 however many −0 are added; one without a start would not.
+fn dots_of_negative_zeros_are_zero<T: Exact>(zero: T, minus_one: T) {
+    for isa in Isa::available() {
+        for d in LENGTHS {
+            for count in [1, 3, 4, 37] {
+                let (x, rows) = (vec![zero; 2 * d], vec![minus_one; d]);
+                let offsets = vec![0_isize; count];
+                let mut out = vec![T::ACC_POISON; 2 * count];
+                let list = DotList { x: x.as_ptr(), offsets: offsets.as_ptr(), count, out: out.as_mut_ptr() };
+                // SAFETY: one row of `d` elements, referred to `count` times.
+                unsafe { row_dots(isa, rows.as_ptr(), d, &[list]) };
+                let zeros = vec![T::ZERO; 2 * count];
+                let bits_of = |values: &[T::Acc]| values.iter().map(|&v| bits(v)).collect::<Vec<_>>();
+                assert_eq!(bits_of(&out[..count]), bits_of(&zeros[..count]), "{isa} d={d} count={count}");
+                let call = MultiDots {
+                    x: x.as_ptr(),
+                    x_stride: d as isize,
+                    m: 2,
+                    rows: rows.as_ptr(),
+                    offsets: offsets.as_ptr(),
+                    count,
+                    d,
+                    out: out.as_mut_ptr(),
+                    out_stride: count as isize,
+                };
+                // SAFETY: as above.
+                unsafe { row_dots_multi(isa, &call) };
+                assert_eq!(bits_of(&out), bits_of(&zeros), "{isa} d={d} count={count} several vectors");
+            }
+        }
+    }
+}
+
+#[test]
+fn negative_zeros() {
+    dots_of_negative_zeros_are_zero(0.0_f32, -1.0);
+    dots_of_negative_zeros_are_zero(0.0_f64, -1.0);
+    dots_of_negative_zeros_are_zero(f16::ZERO, f16::NEG_ONE);
+    dots_of_negative_zeros_are_zero(bf16::ZERO, bf16::NEG_ONE);
 }
 
 #[test]

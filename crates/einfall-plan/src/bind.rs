@@ -115,7 +115,7 @@ pub fn bind(equation: &Equation, arguments: &[Argument], options: &BindOptions) 
             _ => None,
         })
     });
-    sizes::infer_from_windows(&mut scope, windows);
+    sizes::infer_from_windows(&mut scope, &windows.collect::<Vec<_>>());
     let output_labels = output_axes.iter().filter_map(|axis| match axis.kind {
         AxisKind::Label(label) => Some(label),
         _ => None,

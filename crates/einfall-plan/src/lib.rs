@@ -22,6 +22,7 @@ mod device;
 mod kernel;
 mod machine;
 mod path;
+pub mod pattern;
 mod plan;
 mod problem;
 

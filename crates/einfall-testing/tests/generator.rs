@@ -129,3 +129,13 @@ fn failing_cases_shrink() {
     let after = tree.current();
     assert!(after.arguments.len() <= 3 && after.to_string().len() < 250, "{after}");
 }
+
+proptest::proptest! {
+    #![proptest_config(proptest::test_runner::Config { cases: 100, failure_persistence: None, ..Default::default() })]
+    #[test]
+    fn shrinkable_cases_have_results(case in cases()) {
+        if let Err(error) = case.expected() {
+            panic!("{error}\n{case}");
+        }
+    }
+}

@@ -2,10 +2,14 @@
 //!
 //! [`KERNELS`] is the table that the planner sees, most specific first; to add a kernel, add a file and a row.
 
+pub mod axpys;
+pub mod dots;
+pub mod gemm;
 pub mod nest;
 mod run;
+mod source;
 
-use einfall_plan::{Contraction, Estimate, KernelSpec, Machine};
+use einfall_plan::{Access, Contraction, Estimate, KernelSpec, Machine};
 
 pub use run::Run;
 
@@ -22,7 +26,11 @@ pub struct Kernel {
 }
 
 /// The kernels of this device, most specific first.
-pub const KERNELS: &[Kernel] = &[Kernel { name: "nest", estimate: nest::estimate, run: nest::run }];
+pub const KERNELS: &[Kernel] = &[
+    Kernel { name: "dots", estimate: dots::estimate, run: dots::run },
+    Kernel { name: "axpys", estimate: axpys::estimate, run: axpys::run },
+    Kernel { name: "nest", estimate: nest::estimate, run: nest::run },
+];
 
 /// The table as the planner sees it.
 pub fn kernel_specs() -> Vec<KernelSpec> {
@@ -32,4 +40,32 @@ pub fn kernel_specs() -> Vec<KernelSpec> {
 /// The kernel of a name.
 pub fn kernel_named(name: &str) -> Option<&'static Kernel> {
     KERNELS.iter().find(|kernel| kernel.name == name)
+}
+
+/// Distinct bytes of inputs, tables and output: what any way must move at least.
+fn distinct_bytes(contraction: &Contraction) -> f64 {
+    let inputs = [Some(&contraction.left), contraction.right.as_ref()].into_iter().flatten();
+    let read: f64 = inputs.map(|access| contraction.distinct_elements(access)).sum();
+    read * contraction.dtype.bytes() as f64
+        + contraction.distinct_elements(&contraction.out) * contraction.out_dtype.bytes() as f64
+}
+
+/// Predicted time of visiting `count` contiguous rows, `lists` runs of them.
+///
+/// Each row is read from the cache that holds the rows of one batch; all distinct bytes come from memory once.
+fn rows_cost(contraction: &Contraction, machine: &Machine, rows: &Access, inner: usize, count: f64, lists: f64) -> f64 {
+    let threads = machine.threads as f64;
+    let d = contraction.loops[inner].len as f64;
+    let row_bytes = d * contraction.dtype.bytes() as f64;
+    // Rows of one looked-up axis (or window) are visited again and again; strided ones only by loops they ignore.
+    let axis: Option<f64> =
+        rows.lookups.iter().map(|l| l.len as f64).chain(rows.windows.iter().map(|w| w.len as f64)).reduce(|a, b| a * b);
+    let distinct = contraction.distinct_elements(rows) * contraction.dtype.bytes() as f64;
+    let working_set = axis.map_or(distinct, |axis| (axis * row_bytes).min(distinct));
+    let from_cache = count * row_bytes / machine.bytes_per_second_within(working_set);
+    let compute = 2.0 * count * d / (machine.flops_per_second(contraction.dtype) * 0.5);
+    let per_row = 0.6e-9 * count / threads;
+    let per_list = 12e-9 * lists / threads;
+    let from_memory = distinct_bytes(contraction) / machine.read_bytes_per_second;
+    (from_cache.max(compute) + per_row + per_list).max(from_memory)
 }

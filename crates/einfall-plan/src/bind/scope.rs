@@ -106,8 +106,11 @@ impl<'a> Scope<'a> {
             }
             Some(known) => {
                 let (source, first) = entry.source.clone().expect("a known length has a source");
-                let message =
-                    format!("label `{}` is {known} in {source} but {len} in {}", self.name(label), describe());
+                let name = match self.name(label) {
+                    ellipsis if ellipsis.starts_with('…') => "an axis of `...`".to_string(),
+                    name => format!("label `{name}`"),
+                };
+                let message = format!("{name} is {known} in {source} but {len} in {}", describe());
                 let spans = first.into_iter().chain([span]).collect();
                 return Err(BindError::SizeConflict(self.diagnostic(message, spans, None)));
             }

@@ -1,5 +1,7 @@
 //! Lengths that no operand axis gives: from `sizes`, from windows, from `out`.
 
+use std::collections::BTreeMap;
+
 use einfall_equation::{Axis, Label, Operand as Written};
 
 use super::scope::Scope;
@@ -42,27 +44,36 @@ pub(crate) fn find_bracket<'o>(output: &'o Written, key: &str) -> Option<&'o Axi
     output.axes.iter().find(|axis| matches!(axis, Axis::Lookup(_) | Axis::Window(_)) && axis.to_string() == key)
 }
 
-/// Gives a label that only a window has the largest length that keeps the window inside its axis.
+/// Gives a label that only windows have the largest length that keeps them inside their axes.
 ///
 /// This is the "valid" convolution: `[x+u]` on an axis of 10 with `u` of 3 gives `x` the length 8. It is done where all
-/// other labels of the window are known and no position is negative.
-pub(crate) fn infer_from_windows<'w>(
-    scope: &mut Scope<'_>,
-    windows: impl Iterator<Item = (&'w [(LabelId, i64)], i64, usize)>,
-) {
-    for (terms, offset, len) in windows {
-        let mut unknown = terms.iter().filter(|(label, _)| scope.len(*label).is_none());
-        let (Some(&(label, by)), None) = (unknown.next(), unknown.next()) else { continue };
-        let (mut least, mut most) = (i128::from(offset), i128::from(offset));
-        for &(other, coefficient) in terms.iter().filter(|(other, _)| *other != label) {
-            let reach = i128::from(coefficient) * (scope.len(other).unwrap_or(0) as i128 - 1).max(0);
-            if reach < 0 { least += reach } else { most += reach }
+/// other labels of the window are known and no position is negative; of several windows the tightest decides.
+pub(crate) fn infer_from_windows(scope: &mut Scope<'_>, windows: &[(&[(LabelId, i64)], i64, usize)]) {
+    loop {
+        let mut found: BTreeMap<LabelId, usize> = BTreeMap::new();
+        for (label, len) in windows.iter().filter_map(|window| infer_one(scope, window)) {
+            found.entry(label).and_modify(|least| *least = len.min(*least)).or_insert(len);
         }
-        let room = len as i128 - 1 - most;
-        if by > 0 && least >= 0 && room >= 0 {
-            scope.set_len(label, (room / i128::from(by) + 1) as usize, "a window");
+        if found.is_empty() {
+            return;
         }
+        found.into_iter().for_each(|(label, len)| scope.set_len(label, len, "a window"));
     }
+}
+
+/// The one unknown label of a window, and the length that the window allows it.
+fn infer_one(scope: &Scope<'_>, &(terms, offset, len): &(&[(LabelId, i64)], i64, usize)) -> Option<(LabelId, usize)> {
+    let mut unknown = terms.iter().filter(|(label, _)| scope.len(*label).is_none());
+    let (Some(&(label, by)), None) = (unknown.next(), unknown.next()) else { return None };
+    let (mut least, mut most) = (i128::from(offset), i128::from(offset));
+    for &(other, coefficient) in terms.iter().filter(|(other, _)| *other != label) {
+        let last = scope.len(other)?.checked_sub(1)?;
+        let reach = i128::from(coefficient) * last as i128;
+        if reach < 0 { least += reach } else { most += reach }
+    }
+    let room = len as i128 - 1 - most;
+    let len = if room < 0 { 0 } else { room / i128::from(by.max(1)) + 1 };
+    (by > 0 && least >= 0).then_some((label, len as usize))
 }
 
 /// Gives labels that only the output has the lengths of the array to write.

@@ -75,7 +75,7 @@ pub(super) fn build(
     };
     let Ending { slice_sum, epilogue } = builder.run(operands, &path.pairs)?;
     let Builder { sliced, steps, mut temps, .. } = builder;
-    let arena_bytes = memory::lay_out(&steps, epilogue.as_ref(), &mut temps, slice_sum);
+    let arena_bytes = memory::lay_out(&steps, epilogue.as_ref(), &mut temps, slice_sum, !sliced.is_empty());
     let scratch = steps.iter().chain(&epilogue).map(|step| step.estimate().workspace_bytes).max().unwrap_or(0);
     Ok(Plan {
         steps,

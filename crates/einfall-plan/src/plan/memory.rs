@@ -16,6 +16,7 @@ pub(super) fn lay_out(
     epilogue: Option<&Step>,
     temps: &mut [Temp],
     slice_sum: Option<(usize, usize)>,
+    sliced: bool,
 ) -> usize {
     let mut lives = vec![(usize::MAX, 0usize); temps.len()];
     for (at, step) in steps.iter().chain(epilogue).enumerate() {
@@ -28,9 +29,15 @@ pub(super) fn lay_out(
         }
     }
     if let Some((part, sum)) = slice_sum {
-        // The sum lives through every slice; a slice's result until it is added.
+        // The sum lives through every slice; a slice's result from when it is zeroed until it is added.
         lives[sum] = (0, usize::MAX);
-        lives[part].1 = usize::MAX;
+        lives[part] = (0, usize::MAX);
+    }
+    // What outlives the slices collects something from each of them.
+    for step in epilogue.iter().filter(|_| sliced) {
+        if let Slot::Temp(temp) = step.inputs[0].0 {
+            lives[temp] = (0, usize::MAX);
+        }
     }
     let mut order: Vec<usize> = (0..temps.len()).collect();
     order.sort_by_key(|&at| (std::cmp::Reverse(temps[at].len * temps[at].dtype.bytes()), at));

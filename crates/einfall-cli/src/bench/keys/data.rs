@@ -58,11 +58,11 @@ fn floats(dtype: DType, shape: &[usize], mut next: impl FnMut() -> f64) -> Resul
 pub(super) fn number(tensor: &Tensor, at: usize) -> f64 {
     let size = tensor.dtype().bytes();
     let bytes = &tensor.as_bytes()[at * size..(at + 1) * size];
-    match bytes {
-        &[a, b] if tensor.dtype() == DType::F16 => f16::from_ne_bytes([a, b]).to_f64(),
-        &[a, b] => bf16::from_ne_bytes([a, b]).to_f64(),
-        &[a, b, c, d] => f64::from(f32::from_ne_bytes([a, b, c, d])),
-        &[a, b, c, d, e, f, g, h] => f64::from_ne_bytes([a, b, c, d, e, f, g, h]),
+    match *bytes {
+        [a, b] if tensor.dtype() == DType::F16 => f16::from_ne_bytes([a, b]).to_f64(),
+        [a, b] => bf16::from_ne_bytes([a, b]).to_f64(),
+        [a, b, c, d] => f64::from(f32::from_ne_bytes([a, b, c, d])),
+        [a, b, c, d, e, f, g, h] => f64::from_ne_bytes([a, b, c, d, e, f, g, h]),
         _ => f64::NAN,
     }
 }

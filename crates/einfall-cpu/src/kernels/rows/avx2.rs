@@ -34,43 +34,37 @@ unsafe fn copy_head<T>(p: *const T, n: usize) -> [u16; 16] {
     words
 }
 
-// The tree over rows of 8 sums: lanes 4 apart, then 2 and 1, for two operands at once.
+// The tree over rows of 8 sums. Every level adds the two halves of what is left of a row, for two operands at once:
+// neighbouring lanes first. The dots come out in order.
 
 #[inline(always)]
-unsafe fn add_4_apart(a: __m256, b: __m256) -> __m256 {
-    _mm256_add_ps(_mm256_permute2f128_ps::<0x21>(a, b), _mm256_blend_ps::<0xf0>(a, b))
-}
-
-#[inline(always)]
-unsafe fn add_2_apart(a: __m256, b: __m256) -> __m256 {
-    _mm256_add_ps(_mm256_shuffle_ps::<0b01_00_11_10>(a, b), _mm256_blend_ps::<0xcc>(a, b))
-}
-
-#[inline(always)]
-unsafe fn add_1_apart(a: __m256, b: __m256) -> __m256 {
+unsafe fn add_neighbours(a: __m256, b: __m256) -> __m256 {
     _mm256_add_ps(_mm256_shuffle_ps::<0b10_00_10_00>(a, b), _mm256_shuffle_ps::<0b11_01_11_01>(a, b))
 }
 
 #[inline(always)]
+unsafe fn add_halves(a: __m256, b: __m256) -> __m256 {
+    _mm256_add_ps(_mm256_permute2f128_ps::<0x20>(a, b), _mm256_permute2f128_ps::<0x31>(a, b))
+}
+
+/// Both halves hold partial sums of the four rows from `i` on.
+#[inline(always)]
 unsafe fn rows_4(rows: &impl Rows<__m256>, i: usize) -> __m256 {
-    let low = add_4_apart(rows.row(i), rows.row(i + 4));
-    add_2_apart(low, add_4_apart(rows.row(i + 1), rows.row(i + 5)))
+    let low = add_neighbours(rows.row(i), rows.row(i + 1));
+    add_neighbours(low, add_neighbours(rows.row(i + 2), rows.row(i + 3)))
 }
 
 #[inline(always)]
 unsafe fn full_8(rows: &impl Rows<__m256>) -> __m256 {
+    let low = rows_4(rows, 0);
     // Adding +0 turns a sum of nothing but −0 into the +0 that a sum from zero has.
-    _mm256_add_ps(add_1_apart(rows_4(rows, 0), rows_4(rows, 2)), _mm256_setzero_ps())
+    _mm256_add_ps(add_halves(low, rows_4(rows, 4)), _mm256_setzero_ps())
 }
 
 #[inline(always)]
 unsafe fn tail_4(rows: &impl Rows<__m256>) -> __m256 {
-    let low = add_4_apart(rows.row(0), rows.row(1));
-    let four = add_2_apart(low, add_4_apart(rows.row(2), rows.row(3)));
-    let pairs = _mm256_add_ps(four, _mm256_permute_ps::<0b10_11_00_01>(four));
-    // Dots 0 and 2 are in the lower half, 1 and 3 in the upper, each twice.
-    let upper = _mm256_permute2f128_ps::<0x01>(pairs, pairs);
-    _mm256_add_ps(_mm256_blend_ps::<0b1010>(pairs, upper), _mm256_setzero_ps())
+    let four = rows_4(rows, 0);
+    _mm256_add_ps(add_halves(four, four), _mm256_setzero_ps())
 }
 
 /// What the dtypes that sum in 8 lanes of `f32` share.
@@ -314,16 +308,6 @@ impl Lanes for BF16 {
 /// `f64`.
 pub(super) struct F64;
 
-#[inline(always)]
-unsafe fn add_2_apart_f64(a: __m256d, b: __m256d) -> __m256d {
-    _mm256_add_pd(_mm256_permute2f128_pd::<0x21>(a, b), _mm256_blend_pd::<0b1100>(a, b))
-}
-
-#[inline(always)]
-unsafe fn add_1_apart_f64(a: __m256d, b: __m256d) -> __m256d {
-    _mm256_add_pd(_mm256_unpacklo_pd(a, b), _mm256_unpackhi_pd(a, b))
-}
-
 impl Lanes for F64 {
     type Element = f64;
     type Chunk = __m256d;
@@ -359,9 +343,13 @@ impl Lanes for F64 {
 
     #[inline(always)]
     unsafe fn full(rows: &impl Rows<__m256d>) -> __m256d {
-        let even = add_2_apart_f64(rows.row(0), rows.row(2));
-        let odd = add_2_apart_f64(rows.row(1), rows.row(3));
-        _mm256_add_pd(add_1_apart_f64(even, odd), _mm256_setzero_pd())
+        let (a, b) = (rows.row(0), rows.row(1));
+        let low = _mm256_add_pd(_mm256_unpacklo_pd(a, b), _mm256_unpackhi_pd(a, b));
+        let (a, b) = (rows.row(2), rows.row(3));
+        let high = _mm256_add_pd(_mm256_unpacklo_pd(a, b), _mm256_unpackhi_pd(a, b));
+        let lower = _mm256_permute2f128_pd::<0x20>(low, high);
+        let upper = _mm256_permute2f128_pd::<0x31>(low, high);
+        _mm256_add_pd(_mm256_add_pd(lower, upper), _mm256_setzero_pd())
     }
 
     #[inline(always)]

@@ -26,56 +26,44 @@ fn head32(n: usize) -> __mmask32 {
 }
 
 // The tree over rows of 16 sums. Every level adds the two halves of what is left of a row, for two operands at once:
-// lanes 8 apart, then 4, 2 and 1. The rows that meet on a level are chosen so that the dots come out in order.
+// neighbouring lanes first, because shuffles within 128 bits are the cheapest and the first levels have the most. The
+// dots come out in order.
 
 #[inline(always)]
-unsafe fn add_8_apart(a: __m512, b: __m512) -> __m512 {
-    _mm512_add_ps(_mm512_shuffle_f32x4::<0b01_00_11_10>(a, b), _mm512_mask_blend_ps(0xff00, a, b))
-}
-
-#[inline(always)]
-unsafe fn add_4_apart(a: __m512, b: __m512) -> __m512 {
-    _mm512_add_ps(_mm512_shuffle_f32x4::<0b10_00_10_00>(a, b), _mm512_shuffle_f32x4::<0b11_01_11_01>(a, b))
-}
-
-#[inline(always)]
-unsafe fn add_2_apart(a: __m512, b: __m512) -> __m512 {
-    _mm512_add_ps(_mm512_shuffle_ps::<0b01_00_11_10>(a, b), _mm512_mask_blend_ps(0xcccc, a, b))
-}
-
-#[inline(always)]
-unsafe fn add_1_apart(a: __m512, b: __m512) -> __m512 {
+unsafe fn add_neighbours(a: __m512, b: __m512) -> __m512 {
     _mm512_add_ps(_mm512_shuffle_ps::<0b10_00_10_00>(a, b), _mm512_shuffle_ps::<0b11_01_11_01>(a, b))
 }
 
 #[inline(always)]
-unsafe fn rows_2(rows: &impl Rows<__m512>, i: usize) -> __m512 {
-    add_8_apart(rows.row(i), rows.row(i + 4))
+unsafe fn add_quarters(a: __m512, b: __m512) -> __m512 {
+    _mm512_add_ps(_mm512_shuffle_f32x4::<0b10_00_10_00>(a, b), _mm512_shuffle_f32x4::<0b11_01_11_01>(a, b))
 }
 
+/// Every quarter holds partial sums of the four rows from `i` on.
 #[inline(always)]
 unsafe fn rows_4(rows: &impl Rows<__m512>, i: usize) -> __m512 {
-    add_4_apart(rows_2(rows, i), rows_2(rows, i + 8))
+    let low = add_neighbours(rows.row(i), rows.row(i + 1));
+    add_neighbours(low, add_neighbours(rows.row(i + 2), rows.row(i + 3)))
 }
 
 #[inline(always)]
 unsafe fn rows_8(rows: &impl Rows<__m512>, i: usize) -> __m512 {
-    add_2_apart(rows_4(rows, i), rows_4(rows, i + 1))
+    let low = rows_4(rows, i);
+    add_quarters(low, rows_4(rows, i + 4))
 }
 
 #[inline(always)]
 unsafe fn full_16(rows: &impl Rows<__m512>) -> __m512 {
+    let low = rows_8(rows, 0);
     // Adding +0 turns a sum of nothing but −0 into the +0 that a sum from zero has.
-    _mm512_add_ps(add_1_apart(rows_8(rows, 0), rows_8(rows, 2)), _mm512_setzero_ps())
+    _mm512_add_ps(add_quarters(low, rows_8(rows, 8)), _mm512_setzero_ps())
 }
 
 #[inline(always)]
 unsafe fn tail_4(rows: &impl Rows<__m512>) -> __m512 {
-    let two = add_8_apart(rows.row(0), rows.row(1));
-    let four = add_4_apart(two, add_8_apart(rows.row(2), rows.row(3)));
-    let four = add_1_apart(add_2_apart(four, four), _mm512_setzero_ps());
-    // Lanes 0, 4, 8 and 12 hold the dots.
-    _mm512_add_ps(_mm512_maskz_compress_ps(0x1111, four), _mm512_setzero_ps())
+    let four = rows_4(rows, 0);
+    let halves = add_quarters(four, four);
+    _mm512_add_ps(add_quarters(halves, halves), _mm512_setzero_ps())
 }
 
 /// What the dtypes that sum in 16 lanes of `f32` share.
@@ -319,24 +307,20 @@ impl Lanes for BF16 {
 pub(super) struct F64;
 
 #[inline(always)]
-unsafe fn add_4_apart_f64(a: __m512d, b: __m512d) -> __m512d {
-    _mm512_add_pd(_mm512_shuffle_f64x2::<0b01_00_11_10>(a, b), _mm512_mask_blend_pd(0xf0, a, b))
-}
-
-#[inline(always)]
-unsafe fn add_2_apart_f64(a: __m512d, b: __m512d) -> __m512d {
-    _mm512_add_pd(_mm512_shuffle_f64x2::<0b10_00_10_00>(a, b), _mm512_shuffle_f64x2::<0b11_01_11_01>(a, b))
-}
-
-#[inline(always)]
-unsafe fn add_1_apart_f64(a: __m512d, b: __m512d) -> __m512d {
+unsafe fn add_neighbours_f64(a: __m512d, b: __m512d) -> __m512d {
     _mm512_add_pd(_mm512_unpacklo_pd(a, b), _mm512_unpackhi_pd(a, b))
 }
 
 #[inline(always)]
+unsafe fn add_quarters_f64(a: __m512d, b: __m512d) -> __m512d {
+    _mm512_add_pd(_mm512_shuffle_f64x2::<0b10_00_10_00>(a, b), _mm512_shuffle_f64x2::<0b11_01_11_01>(a, b))
+}
+
+/// Halves of the sums of the four rows from `i` on.
+#[inline(always)]
 unsafe fn rows_4_f64(rows: &impl Rows<__m512d>, i: usize) -> __m512d {
-    let low = add_4_apart_f64(rows.row(i), rows.row(i + 2));
-    add_2_apart_f64(low, add_4_apart_f64(rows.row(i + 4), rows.row(i + 6)))
+    let low = add_neighbours_f64(rows.row(i), rows.row(i + 1));
+    add_quarters_f64(low, add_neighbours_f64(rows.row(i + 2), rows.row(i + 3)))
 }
 
 impl Lanes for F64 {
@@ -374,15 +358,14 @@ impl Lanes for F64 {
 
     #[inline(always)]
     unsafe fn full(rows: &impl Rows<__m512d>) -> __m512d {
-        _mm512_add_pd(add_1_apart_f64(rows_4_f64(rows, 0), rows_4_f64(rows, 1)), _mm512_setzero_pd())
+        let low = rows_4_f64(rows, 0);
+        _mm512_add_pd(add_quarters_f64(low, rows_4_f64(rows, 4)), _mm512_setzero_pd())
     }
 
     #[inline(always)]
     unsafe fn tail(rows: &impl Rows<__m512d>) -> __m512d {
-        let two = add_4_apart_f64(rows.row(0), rows.row(1));
-        let four = add_2_apart_f64(two, add_4_apart_f64(rows.row(2), rows.row(3)));
-        let four = add_1_apart_f64(four, four);
-        _mm512_add_pd(_mm512_maskz_compress_pd(0x55, four), _mm512_setzero_pd())
+        let four = rows_4_f64(rows, 0);
+        _mm512_add_pd(add_quarters_f64(four, four), _mm512_setzero_pd())
     }
 
     #[inline(always)]

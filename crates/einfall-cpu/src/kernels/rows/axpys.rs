@@ -137,8 +137,8 @@ pub(super) unsafe fn multi<L: Lanes, W: RowWeight<L::Element>, const C: usize, c
         for c in 0..C {
             let p = row.add(c * L::STEP);
             let value = if HEAD && c + 1 == C { L::load_head(p, head) } else { L::load(p) };
-            for k in 0..MULTI {
-                accs[k][c] = L::axpy(accs[k][c], w[k], value);
+            for (accs, w) in accs.iter_mut().zip(w) {
+                accs[c] = L::axpy(accs[c], w, value);
             }
         }
     }

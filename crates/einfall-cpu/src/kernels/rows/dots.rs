@@ -205,8 +205,8 @@ pub(super) unsafe fn multi<L: Lanes, const B: usize, const R: usize>(call: &Mult
     while i < count {
         let n = R.min(count - i);
         let mut row = [call.rows; R];
-        for r in 0..R {
-            row[r] = row[r].offset(*offsets.add(i + r.min(n - 1)));
+        for (r, row) in row.iter_mut().enumerate() {
+            *row = call.rows.offset(*offsets.add(i + r.min(n - 1)));
         }
         let mut sums = [L::mul(L::zero(), L::zero()); B];
         let mut chunk = [L::zero(); R];

@@ -1,0 +1,222 @@
+//! The micro-kernel of a matrix product: a tile of C in registers, `C[i, j] = Σ_k A[i, k] · B[k, j]`.
+//!
+//! In: a column of A to broadcast and a row of B as vectors, for each k. Out: a tile of at most `height × width·lanes`
+//! elements. Called by [`crate::ops::gemm`] only. The body is written once, [`multiply`]; an instruction set supplies a
+//! [`Vector`] and a table of entry points, one for each tile shape, so that no edge of a matrix is computed with
+//! idle rows.
+//!
+//! Every element is summed over k in ascending order into one accumulator, whatever the tile shape: results do not
+//! depend on how a matrix is cut into tiles.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod element;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+mod portable;
+mod store;
+
+pub use element::{Accumulator, Bit, TileElement};
+pub use store::store;
+
+/// What one call of a micro-kernel works on. Strides are in elements.
+pub struct Tile<E> {
+    /// Length of the contracted axis; may be 0.
+    pub k: usize,
+    /// First element of A. Packed entry points read rows at stride 1 and ignore `a_row`.
+    pub a: *const E,
+    /// Stride between rows of A.
+    pub a_row: isize,
+    /// Stride of A along k.
+    pub a_col: isize,
+    /// First element of B, whose columns have stride 1.
+    pub b: *const E,
+    /// Stride of B along k.
+    pub b_row: isize,
+    /// First element of C, whose columns have stride 1.
+    pub c: *mut E,
+    /// Stride between rows of C.
+    pub c_row: isize,
+    /// Valid columns of the last vector, 1 to lanes. Without masks it must equal the lanes.
+    pub last: usize,
+    /// Add to C instead of replacing it. C is read only if this is set.
+    pub add: bool,
+}
+
+/// An entry point of the micro-kernel.
+///
+/// # Safety
+/// The instruction set of the table must be available. For the entry point's height h and width w, with
+/// `columns = (w − 1)·lanes + last`: `a + i·a_row + p·a_col` (i < h, p < k) and `b + p·b_row + j` (j < columns) must be
+/// readable, `c + i·c_row + j` writable, and readable if `add`.
+pub type TileFn<E> = unsafe fn(&Tile<E>);
+
+/// The micro-kernels of one accumulator type on one instruction set.
+pub struct TileKernel<E: 'static> {
+    /// Elements of a vector.
+    pub lanes: usize,
+    /// Whether the last vector may be partial.
+    pub masks: bool,
+    /// Entry points that read packed A (row stride 1), at `[width − 1][height − 1]`.
+    pub packed: &'static [&'static [TileFn<E>]],
+    /// Entry points that read A in place, the same shapes; empty if this type always packs A.
+    pub direct: &'static [&'static [TileFn<E>]],
+}
+
+impl<E> TileKernel<E> {
+    /// The most vectors side by side in a tile.
+    pub fn max_width(&self) -> usize {
+        self.packed.len()
+    }
+
+    /// The most rows of a tile that is `width` vectors wide.
+    pub fn max_height(&self, width: usize) -> usize {
+        self.packed[width - 1].len()
+    }
+}
+
+/// Elements of the largest tile of any kernel: the size of the buffer for tiles that cannot be stored directly.
+pub const TILE_LEN: usize = 512;
+
+/// Rows of a block that is transposed while packing; no vector has more lanes.
+pub const MAX_LANES: usize = 16;
+
+/// A register of `LANES` elements, and what the micro-kernel does with it.
+///
+/// # Safety
+/// For implementors: `load*` and `store*` touch only the elements they name. For callers of every method: the
+/// instruction set is available, and pointers are valid for the elements named.
+pub unsafe trait Vector: Copy {
+    /// The element of a lane.
+    type Elem: Accumulator;
+    /// Which lanes are valid.
+    type Mask: Copy;
+    /// An element of A, broadcast.
+    type Left: Copy;
+    /// A running sum, possibly in parts that [`Vector::finish`] joins.
+    type Sum: Copy;
+    /// Number of lanes.
+    const LANES: usize;
+    /// Whether loads and stores of part of a vector are as good as whole ones.
+    const MASKS: bool;
+
+    /// The mask of the first `lanes` lanes.
+    unsafe fn mask(lanes: usize) -> Self::Mask;
+    /// An empty sum.
+    unsafe fn empty() -> Self::Sum;
+    /// All lanes zero.
+    unsafe fn zero() -> Self;
+    /// Loads `LANES` elements; no alignment needed.
+    unsafe fn load(from: *const Self::Elem) -> Self;
+    /// Loads the lanes of the mask; the rest is zero.
+    unsafe fn load_masked(from: *const Self::Elem, mask: Self::Mask) -> Self;
+    /// Stores `LANES` elements.
+    unsafe fn store(self, to: *mut Self::Elem);
+    /// Stores the lanes of the mask.
+    unsafe fn store_masked(self, to: *mut Self::Elem, mask: Self::Mask);
+    /// Loads one element into all lanes.
+    unsafe fn broadcast(from: *const Self::Elem) -> Self::Left;
+    /// `sum + left · right`, lane by lane.
+    unsafe fn multiply_add(sum: Self::Sum, left: Self::Left, right: Self) -> Self::Sum;
+    /// The value of a sum.
+    unsafe fn finish(sum: Self::Sum) -> Self;
+    /// Lane-wise sum.
+    unsafe fn plus(self, other: Self) -> Self;
+    /// Asks for the cache line of an element that will be written.
+    #[inline(always)]
+    unsafe fn prefetch(_at: *const Self::Elem) {}
+
+    /// Writes `to[p·stride + x] = rows[x][p]` for x < `LANES` and p < `len` ≤ `LANES`.
+    #[inline(always)]
+    unsafe fn transpose(
+        rows: &[*const Self::Elem; MAX_LANES],
+        len: usize,
+        to: *mut Self::Elem,
+        stride: usize,
+    ) {
+        for p in 0..len {
+            for (x, row) in rows.iter().enumerate().take(Self::LANES) {
+                // SAFETY: the caller's ranges of `rows` and `to`.
+                unsafe { *to.add(p * stride + x) = *row.add(p) }
+            }
+        }
+    }
+}
+
+/// The micro-kernel: `H` rows by `W` vectors.
+///
+/// # Safety
+/// As for [`TileFn`]; the caller compiles it with the features of `V`.
+#[inline(always)]
+unsafe fn multiply<V: Vector, const H: usize, const W: usize, const PACKED: bool>(
+    tile: &Tile<V::Elem>,
+) {
+    // SAFETY: TileFn's ranges; every address below is `a + i·a_row + p·a_col`, `b + p·b_row + j` or `c + i·c_row + j`.
+    unsafe {
+        let mask = V::mask(tile.last);
+        if tile.add {
+            for i in 0..H {
+                V::prefetch(tile.c.offset(i as isize * tile.c_row));
+                V::prefetch(
+                    tile.c
+                        .offset(i as isize * tile.c_row)
+                        .wrapping_add(W * V::LANES - 1),
+                );
+            }
+        }
+        let mut sums = [[V::empty(); W]; H];
+        let a_row = if PACKED { 1 } else { tile.a_row };
+        let (mut a, mut b) = (tile.a, tile.b);
+        for _ in 0..tile.k {
+            let mut right = [V::zero(); W];
+            for (j, vector) in right.iter_mut().enumerate() {
+                let from = b.add(j * V::LANES);
+                *vector = if V::MASKS && j + 1 == W {
+                    V::load_masked(from, mask)
+                } else {
+                    V::load(from)
+                };
+            }
+            for (i, row) in sums.iter_mut().enumerate() {
+                let left = V::broadcast(a.offset(i as isize * a_row));
+                for (sum, &vector) in row.iter_mut().zip(&right) {
+                    *sum = V::multiply_add(*sum, left, vector);
+                }
+            }
+            a = a.wrapping_offset(tile.a_col);
+            b = b.wrapping_offset(tile.b_row);
+        }
+        for (i, row) in sums.iter().enumerate() {
+            let c = tile.c.offset(i as isize * tile.c_row);
+            for (j, &sum) in row.iter().enumerate() {
+                let to = c.add(j * V::LANES);
+                let value = V::finish(sum);
+                if V::MASKS && j + 1 == W {
+                    let value = if tile.add {
+                        V::load_masked(to, mask).plus(value)
+                    } else {
+                        value
+                    };
+                    value.store_masked(to, mask);
+                } else {
+                    let value = if tile.add {
+                        V::load(to).plus(value)
+                    } else {
+                        value
+                    };
+                    value.store(to);
+                }
+            }
+        }
+    }
+}
+
+/// A table of entry points: `entries!(function, vector, packed; width: heights…; …)`.
+macro_rules! entries {
+    ($entry:ident, $vector:ty, $packed:literal; $($width:literal: $($height:literal)*);+) => {
+        &[$(&[$($entry::<$vector, $height, $width, $packed> as $crate::kernels::tile::TileFn<_>),*]),+]
+    };
+}
+pub(crate) use entries;
