@@ -225,7 +225,7 @@ pub struct MachineArgs {
     #[arg(long)]
     pub no_save: bool,
     /// Seconds that measuring may take
-    #[arg(long, hide = true, default_value_t = 4.0, value_parser = parse_seconds)]
+    #[arg(long, hide = true, default_value_t = 3.5, value_parser = parse_seconds)]
     pub budget: f64,
 }
 

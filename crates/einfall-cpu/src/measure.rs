@@ -3,8 +3,11 @@
 //! *In*: an instruction set, a number of threads, a time budget. *Out*: a [`Machine`] whose rates were seen, not guessed.
 //! *Callers*: `einfall machine`, and benchmarks that want to know how far from the limits they are.
 //!
-//! Each rate is the best of many short samples: a machine that others use too is slower at times, never faster. Only
-//! the time to start and join threads is the median, because its best is a lucky accident.
+//! Each rate is the best of many short samples: a machine that others use too is slower at times, never faster. Memory
+//! is shared, so there a sample is what all threads move together. Caches and registers are each core's own: there
+//! every thread times its pieces while the others work, and the best piece counts for all, so that threads which others
+//! keep from running at the same time do not make cores look slow. The time to start and join threads is the median,
+//! because its best is a lucky accident.
 //!
 //! ```
 //! use std::time::Duration;
@@ -18,6 +21,7 @@
 //! ```
 
 use std::hint::black_box;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use einfall_plan::Machine;
@@ -148,6 +152,18 @@ impl Measured {
         }
     }
 
+    /// The best rate of pieces that each do `amount`, times the number of threads.
+    fn best_piece(&self, amount: f64, work: impl Fn(usize) + Sync) -> f64 {
+        let least = AtomicU64::new(u64::MAX);
+        let timed = |at: usize| {
+            let start = Instant::now();
+            work(at);
+            least.fetch_min(start.elapsed().as_nanos() as u64, Relaxed);
+        };
+        self.best(1.0, || self.everywhere(PIECES * self.pool.count(), timed));
+        amount / (least.into_inner().max(1) as f64 * 1e-9) * self.pool.count() as f64
+    }
+
     /// Runs `work` on every piece, on all threads.
     fn everywhere(&self, pieces: usize, work: impl Fn(usize) + Sync) {
         let done = self.pool.for_pieces(pieces, 1, 1.0, |range| {
@@ -207,24 +223,24 @@ impl Measured {
         let table = vec![Row([1.0; ROW / 4]); count];
         // Enough lookups for a sample of some milliseconds, in a fixed random order.
         let lookups: Vec<u32> = random_positions(count, 1 << 15);
-        let (isa, pieces) = (self.isa, PIECES * self.pool.count());
+        let isa = self.isa;
         // Every piece starts at another place of the list, so that threads do not walk in step.
         let sum = |at: usize| {
             let (end, start) = lookups.split_at(at * 4099 % lookups.len());
             black_box(loops::sum_rows(isa, &table, start));
             black_box(loops::sum_rows(isa, &table, end));
         };
-        self.best((pieces * lookups.len() * ROW) as f64, || self.everywhere(pieces, sum))
+        self.best_piece((lookups.len() * ROW) as f64, sum)
     }
 
     fn peak(&mut self, multiply_adds: fn(Isa, usize) -> f64) -> f64 {
-        const TURNS: usize = 20_000;
-        let (isa, pieces) = (self.isa, PIECES * self.pool.count());
+        const TURNS: usize = 50_000;
+        let isa = self.isa;
         let each = multiply_adds(isa, 1);
         let work = |_| {
             black_box(multiply_adds(isa, black_box(TURNS)));
         };
-        self.best(2.0 * each * (TURNS * pieces) as f64, || self.everywhere(pieces, work))
+        self.best_piece(2.0 * each * TURNS as f64, work)
     }
 
     /// Seconds from the start of an empty step to its end.

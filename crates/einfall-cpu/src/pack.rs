@@ -96,11 +96,7 @@ macro_rules! matrix {
             #[inline(always)]
             #[must_use]
             pub fn transposed(self) -> Self {
-                $name {
-                    ptr: self.ptr,
-                    rows: self.cols,
-                    cols: self.rows,
-                }
+                $name { ptr: self.ptr, rows: self.cols, cols: self.rows }
             }
 
             /// The rows from `i` and the columns from `j` on.
@@ -109,11 +105,7 @@ macro_rules! matrix {
             pub fn from(self, i: usize, j: usize) -> Self {
                 let (down, rows) = self.rows.skip(i);
                 let (right, cols) = self.cols.skip(j);
-                $name {
-                    ptr: self.ptr.wrapping_offset(down + right),
-                    rows,
-                    cols,
-                }
+                $name { ptr: self.ptr.wrapping_offset(down + right), rows, cols }
             }
         }
     };
@@ -160,13 +152,7 @@ pub(crate) unsafe fn pack<T: TileElement>(
 /// As for [`pack`].
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")]
-unsafe fn pack_avx512<T: TileElement>(
-    from: Matrix<'_, T>,
-    count: usize,
-    k: usize,
-    step: usize,
-    to: *mut T::Acc,
-) {
+unsafe fn pack_avx512<T: TileElement>(from: Matrix<'_, T>, count: usize, k: usize, step: usize, to: *mut T::Acc) {
     // SAFETY: the caller's ranges.
     unsafe { panels::<T, <T::Acc as Accumulator>::Avx512>(from, count, k, step, to) }
 }
@@ -175,13 +161,7 @@ unsafe fn pack_avx512<T: TileElement>(
 /// As for [`pack`].
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn pack_avx2<T: TileElement>(
-    from: Matrix<'_, T>,
-    count: usize,
-    k: usize,
-    step: usize,
-    to: *mut T::Acc,
-) {
+unsafe fn pack_avx2<T: TileElement>(from: Matrix<'_, T>, count: usize, k: usize, step: usize, to: *mut T::Acc) {
     // SAFETY: the caller's ranges.
     unsafe { panels::<T, <T::Acc as Accumulator>::Avx2>(from, count, k, step, to) }
 }
@@ -244,11 +224,7 @@ unsafe fn copy<T: TileElement, V: Vector<Elem = T::Acc>>(
                     V::load(run.add(x)).store(row.add(x));
                     x += V::LANES;
                 }
-                let tail = if last == V::LANES {
-                    V::load(run.add(x))
-                } else {
-                    V::load_masked(run.add(x), mask)
-                };
+                let tail = if last == V::LANES { V::load(run.add(x)) } else { V::load_masked(run.add(x), mask) };
                 tail.store(row.add(x));
             } else {
                 for x in 0..valid {
@@ -317,13 +293,7 @@ unsafe fn transpose<T: TileElement, V: Vector<Elem = T::Acc>>(
 /// # Safety
 /// As for [`pack`], for one panel.
 #[inline(always)]
-unsafe fn gather<T: TileElement>(
-    from: Matrix<'_, T>,
-    valid: usize,
-    k: usize,
-    stride: usize,
-    to: *mut T::Acc,
-) {
+unsafe fn gather<T: TileElement>(from: Matrix<'_, T>, valid: usize, k: usize, stride: usize, to: *mut T::Acc) {
     for p in 0..k {
         // SAFETY: the caller's ranges.
         unsafe {

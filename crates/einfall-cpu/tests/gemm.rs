@@ -7,9 +7,7 @@ use std::mem::MaybeUninit;
 
 use einfall_cpu::isa::Isa;
 use einfall_cpu::kernels::tile::{Accumulator, TileElement};
-use einfall_cpu::ops::gemm::{
-    Accum, Blocking, Caches, Scratch, gemm, gemm_prepacked, pack_right, packed_right_len,
-};
+use einfall_cpu::ops::gemm::{Accum, Blocking, Caches, Scratch, gemm, gemm_prepacked, pack_right, packed_right_len};
 use einfall_cpu::pack::{Matrix, MatrixMut, Offsets};
 use half::{bf16, f16};
 use num_complex::Complex;
@@ -82,11 +80,7 @@ impl Element for bool {
         self as u128
     }
     fn fold(sum: Exact, a: Exact, b: Exact) -> Exact {
-        if a.re > 1 && b.re > 1 {
-            Complex::new(2, 0)
-        } else {
-            sum
-        }
+        if a.re > 1 && b.re > 1 { Complex::new(2, 0) } else { sum }
     }
 }
 
@@ -138,18 +132,8 @@ enum Place {
 }
 use Place::*;
 
-const INJECTIVE: [Place; 10] = [
-    Row,
-    Col,
-    Padded,
-    PaddedCol,
-    General,
-    NegativeRows,
-    NegativeCols,
-    ScatteredRows,
-    ScatteredCols,
-    ScatteredBoth,
-];
+const INJECTIVE: [Place; 10] =
+    [Row, Col, Padded, PaddedCol, General, NegativeRows, NegativeCols, ScatteredRows, ScatteredCols, ScatteredBoth];
 const ALL: [Place; 12] = [
     Row,
     Col,
@@ -179,20 +163,12 @@ const GUARD: isize = 7;
 fn shuffled(count: usize, stride: isize) -> Vec<isize> {
     // Multiplication by a number prime to the count visits every position once; 1009 is prime and above every count.
     let factor = 1009;
-    (0..count)
-        .map(|i| (i * factor + 1) as isize % count as isize * stride)
-        .collect()
+    (0..count).map(|i| (i * factor + 1) as isize % count as isize * stride).collect()
 }
 
-fn lay<T: Element>(
-    place: Place,
-    rows: usize,
-    cols: usize,
-    value: impl Fn(usize, usize) -> T,
-) -> Laid<T> {
+fn lay<T: Element>(place: Place, rows: usize, cols: usize, value: impl Fn(usize, usize) -> T) -> Laid<T> {
     let (m, n) = (rows as isize, cols as isize);
-    let line =
-        |count: usize, stride: isize| (0..count).map(|i| i as isize * stride).collect::<Vec<_>>();
+    let line = |count: usize, stride: isize| (0..count).map(|i| i as isize * stride).collect::<Vec<_>>();
     let (rs, cs) = match place {
         Row | ScatteredRows | NegativeRows | NegativeCols => (n, 1),
         Col => (1, m),
@@ -229,12 +205,7 @@ fn lay<T: Element>(
         }
         _ => {}
     }
-    let extent = |list: &[isize]| {
-        (
-            list.iter().copied().min().unwrap_or(0),
-            list.iter().copied().max().unwrap_or(0),
-        )
-    };
+    let extent = |list: &[isize]| (list.iter().copied().min().unwrap_or(0), list.iter().copied().max().unwrap_or(0));
     let ((low_row, high_row), (low_col, high_col)) = (extent(&row_list), extent(&col_list));
     let base = GUARD - low_row - low_col;
     let len = base + high_row + high_col + 1 + GUARD;
@@ -244,33 +215,19 @@ fn lay<T: Element>(
             data[(base + row_list[i] + col_list[j]) as usize] = value(i, j);
         }
     }
-    Laid {
-        data,
-        base,
-        rows: row_list,
-        cols: col_list,
-        strides,
-    }
+    Laid { data, base, rows: row_list, cols: col_list, strides }
 }
 
 impl<T: Element> Laid<T> {
     fn offsets(&self) -> (Offsets<'_>, Offsets<'_>) {
         (
-            self.strides
-                .0
-                .map_or(Offsets::Scattered(&self.rows), Offsets::Strided),
-            self.strides
-                .1
-                .map_or(Offsets::Scattered(&self.cols), Offsets::Strided),
+            self.strides.0.map_or(Offsets::Scattered(&self.rows), Offsets::Strided),
+            self.strides.1.map_or(Offsets::Scattered(&self.cols), Offsets::Strided),
         )
     }
     fn matrix(&self) -> Matrix<'_, T> {
         let (rows, cols) = self.offsets();
-        Matrix {
-            ptr: self.data.as_ptr().wrapping_offset(self.base),
-            rows,
-            cols,
-        }
+        Matrix { ptr: self.data.as_ptr().wrapping_offset(self.base), rows, cols }
     }
     fn at(&self, i: usize, j: usize) -> T {
         self.data[(self.base + self.rows[i] + self.cols[j]) as usize]
@@ -308,9 +265,7 @@ fn check<T: Element, U: Element + TileElement<Acc = T::Acc>>(case: &Case) {
                 Accum::Replace => Complex::new(0, 0),
                 Accum::Add => fresh.at(i, j).exact(),
             };
-            let sum = (0..k).fold(start, |sum, p| {
-                T::fold(sum, a.at(i, p).exact(), b.at(p, j).exact())
-            });
+            let sum = (0..k).fold(start, |sum, p| T::fold(sum, a.at(i, p).exact(), b.at(p, j).exact()));
             expected[(fresh.base + fresh.rows[i] + fresh.cols[j]) as usize] = U::of(sum);
         }
     }
@@ -335,20 +290,7 @@ fn check<T: Element, U: Element + TileElement<Acc = T::Acc>>(case: &Case) {
     let (isa, blocking) = (case.isa, &case.blocking);
     compare("gemm", &|c, scratch| {
         // SAFETY: `lay` made every offset fall into its buffer; the isa is from `available`.
-        unsafe {
-            gemm(
-                isa,
-                blocking,
-                m,
-                n,
-                k,
-                a.matrix(),
-                b.matrix(),
-                c,
-                case.accum,
-                scratch,
-            )
-        }
+        unsafe { gemm(isa, blocking, m, n, k, a.matrix(), b.matrix(), c, case.accum, scratch) }
     });
     compare("prepacked", &|c, scratch| {
         let mut packed = vec![MaybeUninit::uninit(); packed_right_len::<T>(isa, n, k)];
@@ -356,18 +298,7 @@ fn check<T: Element, U: Element + TileElement<Acc = T::Acc>>(case: &Case) {
         unsafe {
             pack_right::<T>(isa, blocking, n, k, b.matrix(), &mut packed);
             let packed = packed.as_ptr().cast();
-            gemm_prepacked(
-                isa,
-                blocking,
-                m,
-                n,
-                k,
-                a.matrix(),
-                packed,
-                c,
-                case.accum,
-                scratch,
-            );
+            gemm_prepacked(isa, blocking, m, n, k, a.matrix(), packed, c, case.accum, scratch);
         }
     });
 }
@@ -377,11 +308,7 @@ const ACCUMS: [Accum; 2] = [Accum::Replace, Accum::Add];
 /// A small cache, so that small sizes have several blocks on every loop.
 fn tiny(isa: Isa) -> Blocking {
     let kernel = f32::kernel(isa);
-    Blocking {
-        mc: 2 * kernel.max_height(kernel.max_width()),
-        kc: 32,
-        nc: 2 * kernel.max_width() * kernel.lanes,
-    }
+    Blocking { mc: 2 * kernel.max_height(kernel.max_width()), kc: 32, nc: 2 * kernel.max_width() * kernel.lanes }
 }
 
 fn natural<T: TileElement>(isa: Isa) -> Blocking {
@@ -413,13 +340,7 @@ fn small_sizes<T: Element, U: Element + TileElement<Acc = T::Acc>>(one_in: usize
                             let accum = ACCUMS[(x + y + m + k) % 2];
                             if sieve.keeps() {
                                 let blocking = natural::<T>(isa);
-                                check::<T, U>(&Case {
-                                    isa,
-                                    blocking,
-                                    size: (m, n, k),
-                                    places: (pa, pb, pc),
-                                    accum,
-                                });
+                                check::<T, U>(&Case { isa, blocking, size: (m, n, k), places: (pa, pb, pc), accum });
                             }
                         }
                     }
@@ -430,9 +351,7 @@ fn small_sizes<T: Element, U: Element + TileElement<Acc = T::Acc>>(one_in: usize
 }
 
 fn block_edges<T: Element, U: Element + TileElement<Acc = T::Acc>>(one_in: usize) {
-    let sizes = [
-        1, 2, 13, 14, 15, 16, 17, 28, 29, 31, 32, 33, 47, 63, 64, 65, 97, 130,
-    ];
+    let sizes = [1, 2, 13, 14, 15, 16, 17, 28, 29, 31, 32, 33, 47, 63, 64, 65, 97, 130];
     let lengths = [0, 1, 7, 31, 32, 33, 64, 65, 96, 257];
     for isa in Isa::available() {
         let mut sieve = Sieve { count: 0, one_in };
@@ -444,18 +363,8 @@ fn block_edges<T: Element, U: Element + TileElement<Acc = T::Acc>>(one_in: usize
                             if sieve.keeps() {
                                 let pc = INJECTIVE[(x * 3 + y * 7 + m + n) % INJECTIVE.len()];
                                 let accum = ACCUMS[(x + y + m + k) % 2];
-                                let blocking = if (m + n + x) % 3 == 0 {
-                                    natural::<T>(isa)
-                                } else {
-                                    tiny(isa)
-                                };
-                                check::<T, U>(&Case {
-                                    isa,
-                                    blocking,
-                                    size: (m, n, k),
-                                    places: (pa, pb, pc),
-                                    accum,
-                                });
+                                let blocking = if (m + n + x) % 3 == 0 { natural::<T>(isa) } else { tiny(isa) };
+                                check::<T, U>(&Case { isa, blocking, size: (m, n, k), places: (pa, pb, pc), accum });
                             }
                         }
                     }
@@ -468,32 +377,14 @@ fn block_edges<T: Element, U: Element + TileElement<Acc = T::Acc>>(one_in: usize
 /// Every place of C with every size around a tile, both ways to accumulate.
 fn every_output<T: Element, U: Element + TileElement<Acc = T::Acc>>() {
     for isa in Isa::available() {
-        for (m, n, k) in [
-            (1, 1, 5),
-            (1, 37, 3),
-            (37, 1, 3),
-            (14, 32, 40),
-            (15, 33, 70),
-            (5, 66, 33),
-            (66, 5, 33),
-            (29, 16, 0),
-        ] {
+        for (m, n, k) in
+            [(1, 1, 5), (1, 37, 3), (37, 1, 3), (14, 32, 40), (15, 33, 70), (5, 66, 33), (66, 5, 33), (29, 16, 0)]
+        {
             for pc in INJECTIVE {
                 for accum in ACCUMS {
                     for blocking in [tiny(isa), natural::<T>(isa)] {
-                        for (pa, pb) in [
-                            (Row, Row),
-                            (Col, Col),
-                            (Row, Col),
-                            (ScatteredRows, ScatteredCols),
-                        ] {
-                            check::<T, U>(&Case {
-                                isa,
-                                blocking,
-                                size: (m, n, k),
-                                places: (pa, pb, pc),
-                                accum,
-                            });
+                        for (pa, pb) in [(Row, Row), (Col, Col), (Row, Col), (ScatteredRows, ScatteredCols)] {
+                            check::<T, U>(&Case { isa, blocking, size: (m, n, k), places: (pa, pb, pc), accum });
                         }
                     }
                 }
@@ -549,37 +440,14 @@ fn halves_round_once() {
     for isa in Isa::available() {
         let (k, blocking) = (1027, tiny(isa));
         let ones = vec![bf16::ONE; k];
-        let row = Matrix {
-            ptr: ones.as_ptr(),
-            rows: Offsets::Strided(0),
-            cols: Offsets::Strided(1),
-        };
+        let row = Matrix { ptr: ones.as_ptr(), rows: Offsets::Strided(0), cols: Offsets::Strided(1) };
         let mut c = vec![bf16::NAN; 40 * 40];
-        let out = MatrixMut {
-            ptr: c.as_mut_ptr(),
-            rows: Offsets::Strided(40),
-            cols: Offsets::Strided(1),
-        };
+        let out = MatrixMut { ptr: c.as_mut_ptr(), rows: Offsets::Strided(40), cols: Offsets::Strided(1) };
         // SAFETY: A and B are k long with stride 0 across; C is 40 × 40.
         unsafe {
-            gemm(
-                isa,
-                &blocking,
-                40,
-                40,
-                k,
-                row,
-                row.transposed(),
-                out,
-                Accum::Replace,
-                &mut Scratch::new(),
-            );
+            gemm(isa, &blocking, 40, 40, k, row, row.transposed(), out, Accum::Replace, &mut Scratch::new());
         }
-        assert!(
-            c.iter().all(|&x| x == bf16::from_f32(1027.0)),
-            "{isa:?} {:?}",
-            c[0]
-        );
+        assert!(c.iter().all(|&x| x == bf16::from_f32(1027.0)), "{isa:?} {:?}", c[0]);
     }
 }
 
@@ -591,24 +459,14 @@ fn bits_do_not_depend_on_the_split() {
     let a: Vec<f32> = (0..m * k).map(value).collect();
     let b: Vec<f32> = (0..k * n).map(|x| value(x + 5)).collect();
     for isa in Isa::available() {
-        let blocking = Blocking {
-            kc: 64,
-            ..tiny(isa)
-        };
+        let blocking = Blocking { kc: 64, ..tiny(isa) };
         let run = |cuts_m: &[usize], cuts_n: &[usize]| {
             let mut c = vec![f32::NAN; m * n];
             for i in cuts_m.windows(2) {
                 for j in cuts_n.windows(2) {
-                    let left = Matrix {
-                        ptr: &a[i[0] * k],
-                        rows: Offsets::Strided(k as isize),
-                        cols: Offsets::Strided(1),
-                    };
-                    let right = Matrix {
-                        ptr: &b[j[0]],
-                        rows: Offsets::Strided(n as isize),
-                        cols: Offsets::Strided(1),
-                    };
+                    let left =
+                        Matrix { ptr: &a[i[0] * k], rows: Offsets::Strided(k as isize), cols: Offsets::Strided(1) };
+                    let right = Matrix { ptr: &b[j[0]], rows: Offsets::Strided(n as isize), cols: Offsets::Strided(1) };
                     let out = MatrixMut {
                         ptr: &mut c[i[0] * n + j[0]] as *mut f32,
                         rows: Offsets::Strided(n as isize),
@@ -617,18 +475,7 @@ fn bits_do_not_depend_on_the_split() {
                     let (rows, cols) = (i[1] - i[0], j[1] - j[0]);
                     // SAFETY: the parts lie within the matrices.
                     unsafe {
-                        gemm(
-                            isa,
-                            &blocking,
-                            rows,
-                            cols,
-                            k,
-                            left,
-                            right,
-                            out,
-                            Accum::Replace,
-                            &mut Scratch::new(),
-                        );
+                        gemm(isa, &blocking, rows, cols, k, left, right, out, Accum::Replace, &mut Scratch::new());
                     }
                 }
             }

@@ -58,11 +58,7 @@ pub struct Caches {
 impl Default for Caches {
     /// Sizes that most machines of the last ten years have.
     fn default() -> Self {
-        Caches {
-            l1_bytes: 32 << 10,
-            l2_bytes: 512 << 10,
-            l3_bytes: 4 << 20,
-        }
+        Caches { l1_bytes: 32 << 10, l2_bytes: 512 << 10, l3_bytes: 4 << 20 }
     }
 }
 
@@ -106,10 +102,7 @@ impl Scratch {
 
     /// No memory yet.
     pub const fn new() -> Self {
-        Scratch {
-            start: ptr::null_mut(),
-            bytes: 0,
-        }
+        Scratch { start: ptr::null_mut(), bytes: 0 }
     }
 
     /// At least `bytes` bytes, uninitialised, aligned to a page.
@@ -184,31 +177,9 @@ pub unsafe fn gemm<T, U>(
     unsafe {
         if down && (!along || m > n) {
             let (a, b, c) = (b.transposed(), a.transposed(), c.transposed());
-            product(
-                isa,
-                blocking,
-                n,
-                m,
-                k,
-                a,
-                Right::Matrix(b),
-                c,
-                accum,
-                scratch,
-            );
+            product(isa, blocking, n, m, k, a, Right::Matrix(b), c, accum, scratch);
         } else {
-            product(
-                isa,
-                blocking,
-                m,
-                n,
-                k,
-                a,
-                Right::Matrix(b),
-                c,
-                accum,
-                scratch,
-            );
+            product(isa, blocking, m, n, k, a, Right::Matrix(b), c, accum, scratch);
         }
     }
 }
@@ -274,11 +245,7 @@ pub unsafe fn gemm_prepacked<T, U>(
 {
     let kernel = T::Acc::kernel(isa);
     let columns = packed_len(n, step_of(kernel, n), kernel.lanes, 1);
-    let b = Right::Packed {
-        start: b,
-        columns,
-        first: 0,
-    };
+    let b = Right::Packed { start: b, columns, first: 0 };
     // SAFETY: the caller's invariants.
     unsafe { product(isa, blocking, m, n, k, a, b, c, accum, scratch) }
 }
@@ -306,15 +273,7 @@ impl<T: TileElement> Right<'_, T> {
     fn from(self, j: usize) -> Self {
         match self {
             Right::Matrix(b) => Right::Matrix(b.from(0, j)),
-            Right::Packed {
-                start,
-                columns,
-                first,
-            } => Right::Packed {
-                start,
-                columns,
-                first: first + j,
-            },
+            Right::Packed { start, columns, first } => Right::Packed { start, columns, first: first + j },
         }
     }
 }
@@ -322,11 +281,7 @@ impl<T: TileElement> Right<'_, T> {
 /// Columns of a panel of B.
 #[inline(always)]
 fn step_of<E>(kernel: &TileKernel<E>, n: usize) -> usize {
-    if n <= kernel.lanes {
-        kernel.lanes
-    } else {
-        kernel.max_width() * kernel.lanes
-    }
+    if n <= kernel.lanes { kernel.lanes } else { kernel.max_width() * kernel.lanes }
 }
 
 /// The block along k: equal blocks, but for rounding, of at most `kc`.
@@ -408,18 +363,7 @@ where
     let (a, a_row, a_col) = left_in_place(a)?;
     let (b, b_row) = right_in_place(b, n)?;
     let (c, c_row) = storable(c, n)?;
-    let tile = Tile {
-        k,
-        a,
-        a_row,
-        a_col,
-        b,
-        b_row,
-        c,
-        c_row,
-        last: n - (width - 1) * lanes,
-        add,
-    };
+    let tile = Tile { k, a, a_row, a_col, b, b_row, c, c_row, last: n - (width - 1) * lanes, add };
     Some((tile, function))
 }
 
@@ -476,9 +420,7 @@ unsafe fn accumulated<T, U>(
 {
     let step = step_of(T::Acc::kernel(isa), n);
     let mc = blocking.mc.min(m);
-    let nc = (blocking.nc.min(SUM_COLUMNS) / step * step)
-        .max(step)
-        .min(n);
+    let nc = (blocking.nc.min(SUM_COLUMNS) / step * step).max(step).min(n);
     let sum_bytes = (mc * nc * size_of::<T::Acc>()).next_multiple_of(Scratch::ALIGN);
     let block_bytes = Blocks::new(isa, blocking, mc, nc, k, &a, &b).bytes();
     let memory = scratch.reserve(sum_bytes + block_bytes);
@@ -616,14 +558,8 @@ impl<'a, E: Accumulator> Blocks<'a, E> {
 
     /// # Safety
     /// As for [`gemm`]; `memory` has [`Blocks::bytes`] bytes, aligned to a cache line.
-    unsafe fn run<T, U>(
-        &self,
-        a: Matrix<'_, T>,
-        b: Right<'_, T>,
-        c: MatrixMut<'_, U>,
-        add: bool,
-        memory: *mut u8,
-    ) where
+    unsafe fn run<T, U>(&self, a: Matrix<'_, T>, b: Right<'_, T>, c: MatrixMut<'_, U>, add: bool, memory: *mut u8)
+    where
         T: TileElement<Acc = E>,
         U: TileElement<Acc = E>,
     {
@@ -667,12 +603,7 @@ impl<'a, E: Accumulator> Blocks<'a, E> {
         if !self.pack_left
             && let Some((start, row, col)) = left_in_place(&a)
         {
-            return LeftBlock {
-                start,
-                panel: row * self.height as isize,
-                row,
-                col: Some(col),
-            };
+            return LeftBlock { start, panel: row * self.height as isize, row, col: Some(col) };
         }
         // SAFETY: the caller's ranges; `left_len` elements are there for it.
         unsafe { pack(self.isa, a, rows, len, self.height, memory) }
@@ -698,33 +629,19 @@ impl<'a, E: Accumulator> Blocks<'a, E> {
     ) -> RightBlock<E> {
         let panel = (self.step * len) as isize;
         match b {
-            Right::Packed {
-                start,
-                columns,
-                first,
-            } => RightBlock {
-                start: start.wrapping_add(columns * p + (first + j) * len),
-                panel,
-                row: None,
-            },
+            Right::Packed { start, columns, first } => {
+                RightBlock { start: start.wrapping_add(columns * p + (first + j) * len), panel, row: None }
+            }
             Right::Matrix(b) => {
                 let part = b.from(p, j);
                 if !self.pack_right
                     && let Some((start, row)) = right_in_place(&Right::Matrix(part), self.n)
                 {
-                    return RightBlock {
-                        start,
-                        panel: self.step as isize,
-                        row: Some(row),
-                    };
+                    return RightBlock { start, panel: self.step as isize, row: Some(row) };
                 }
                 // SAFETY: the caller's ranges; a block of `nb` columns fits.
                 unsafe { pack(self.isa, part.transposed(), cols, len, self.step, memory) }
-                RightBlock {
-                    start: memory,
-                    panel,
-                    row: None,
-                }
+                RightBlock { start: memory, panel, row: None }
             }
         }
     }
@@ -789,11 +706,7 @@ impl<'a, E: Accumulator> Blocks<'a, E> {
         let columns = self.step.min(cols - first_col);
         let width = columns.div_ceil(lanes);
         let last = columns - (width - 1) * lanes;
-        let table = if left.col.is_some() {
-            self.kernel.direct
-        } else {
-            self.kernel.packed
-        };
+        let table = if left.col.is_some() { self.kernel.direct } else { self.kernel.packed };
         let function = table[width - 1][height - 1];
         let mut tile = Tile {
             k: len,

@@ -24,7 +24,7 @@ pub(super) fn page(report: &BenchReport) -> String {
         let _ = write!(body, "<li>Again: <code>{}</code></li>", escape(&report.settings.command));
     }
     body += "</ul>\n";
-    let _ = writeln!(body, "<p>{}</p>", escape(&table::LEGEND.join(" ")));
+    let _ = writeln!(body, "<p>{}</p>", escape(table::LEGEND));
     let _ = writeln!(body, "<h2>Why</h2>\n<p>{}</p>", why(report));
     if report.rows.is_empty() {
         body += "<p>nothing was measured</p>\n";
@@ -106,7 +106,7 @@ fn tables(out: &mut String, report: &BenchReport, op: Op) {
         for k in ks {
             let rows = report.problem(op, case, k);
             let ours = rows.iter().find(|row| row.is_ours()).map(|row| row.min_s);
-            let work = rows.first().map_or(String::new(), |row| table::work(row));
+            let work = table::work(&rows);
             let _ = writeln!(
                 out,
                 "<tbody><tr class=\"group\"><th colspan=\"{}\">k={k} <span>{}</span></th></tr>",

@@ -48,7 +48,9 @@ impl Options {
                 "n" => &mut sizes.n,
                 "d" => &mut sizes.d,
                 "k" => {
-                    return Err(Failure::bad_input("`k` is not one length but many\nhint: give them with `--k 10,100`"));
+                    return Err(Failure::bad_input(
+                        "`k` is not one length but many\nhint: give them with `--k 10,100`",
+                    ));
                 }
                 other => {
                     let message =

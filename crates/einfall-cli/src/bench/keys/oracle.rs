@@ -175,3 +175,6 @@ impl Oracle<'_> {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

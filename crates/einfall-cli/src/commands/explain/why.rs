@@ -191,9 +191,10 @@ impl Why {
                 "Operand {number}, `{text}`, {how}: it holds {held}, of which {whole} are asked for."
             ));
         }
+        let as_text = if text == whole_text { String::new() } else { format!(" as `{whole_text}`") };
         Some(format!(
-            "Operand {number}, `{text}`, {how}: it holds {held}; stored whole, as `{whole_text}`, it would be {whole}, and \
-             only to read that takes {reading}."
+            "Operand {number}, `{text}`, {how}: it holds {held}; stored whole{as_text} it would be {whole}, and only to \
+             read that takes {reading}."
         ))
     }
 

@@ -9,9 +9,7 @@ use super::{Bit, MAX_LANES, Tile, TileKernel, Vector, entries, multiply};
 /// # Safety
 /// As for [`super::TileFn`].
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn entry<V: Vector, const H: usize, const W: usize, const PACKED: bool>(
-    tile: &Tile<V::Elem>,
-) {
+unsafe fn entry<V: Vector, const H: usize, const W: usize, const PACKED: bool>(tile: &Tile<V::Elem>) {
     // SAFETY: TileFn's ranges, passed on; the features of `V` are enabled here.
     unsafe { multiply::<V, H, W, PACKED>(tile) }
 }
@@ -71,21 +69,12 @@ macro_rules! memory {
             unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
         }
         #[inline(always)]
-        unsafe fn transpose(
-            rows: &[*const Self::Elem; MAX_LANES],
-            len: usize,
-            to: *mut Self::Elem,
-            stride: usize,
-        ) {
+        unsafe fn transpose(rows: &[*const Self::Elem; MAX_LANES], len: usize, to: *mut Self::Elem, stride: usize) {
             // SAFETY: the caller's ranges: `len` elements of each row, `LANES` at each `to + p·stride`.
             unsafe {
                 let mut block = [_mm256_setzero_ps(); $lanes];
                 for (vector, row) in block.iter_mut().zip(rows) {
-                    let loaded = if len == $lanes {
-                        Self::load(*row)
-                    } else {
-                        Self::load_masked(*row, len)
-                    };
+                    let loaded = if len == $lanes { Self::load(*row) } else { Self::load_masked(*row, len) };
                     *vector = loaded.bits();
                 }
                 let block = $network(block);
@@ -154,12 +143,7 @@ macro_rules! complex {
         #[inline(always)]
         unsafe fn multiply_add(sum: Self::Sum, left: Self::Left, right: Self) -> Self::Sum {
             // SAFETY: the instruction set is available.
-            unsafe {
-                (
-                    $fmadd(left.0, right.0, sum.0),
-                    $fmadd(left.1, right.0, sum.1),
-                )
-            }
+            unsafe { ($fmadd(left.0, right.0, sum.0), $fmadd(left.1, right.0, sum.1)) }
         }
         #[inline(always)]
         unsafe fn finish(sum: Self::Sum) -> Self {
@@ -227,12 +211,7 @@ unsafe fn transpose_64(r: [__m256; 4]) -> [__m256; 4] {
 #[inline(always)]
 unsafe fn transpose_128(r: [__m256; 2]) -> [__m256; 2] {
     // SAFETY: the instruction set is available.
-    unsafe {
-        [
-            _mm256_permute2f128_ps::<0x20>(r[0], r[1]),
-            _mm256_permute2f128_ps::<0x31>(r[0], r[1]),
-        ]
-    }
+    unsafe { [_mm256_permute2f128_ps::<0x20>(r[0], r[1]), _mm256_permute2f128_ps::<0x31>(r[0], r[1])] }
 }
 
 /// The low 64 bits of each product: three 32-bit products, since there is no 64-bit one.
@@ -316,53 +295,19 @@ vectors! {
 
 // SAFETY: (all impls) `memory!` touches only the lanes of the mask.
 unsafe impl Vector for F32x8 {
-    memory!(
-        f32,
-        f32,
-        8,
-        _mm256_setzero_ps,
-        _mm256_loadu_ps,
-        _mm256_storeu_ps,
-        transpose_32
-    );
-    real!(
-        __m256,
-        |from: *const f32| _mm256_set1_ps(*from),
-        |sum, a, b| _mm256_fmadd_ps(a, b, sum),
-        _mm256_add_ps
-    );
+    memory!(f32, f32, 8, _mm256_setzero_ps, _mm256_loadu_ps, _mm256_storeu_ps, transpose_32);
+    real!(__m256, |from: *const f32| _mm256_set1_ps(*from), |sum, a, b| _mm256_fmadd_ps(a, b, sum), _mm256_add_ps);
 }
 
 // SAFETY: as above.
 unsafe impl Vector for F64x4 {
-    memory!(
-        f64,
-        f64,
-        4,
-        _mm256_setzero_pd,
-        _mm256_loadu_pd,
-        _mm256_storeu_pd,
-        transpose_64
-    );
-    real!(
-        __m256d,
-        |from: *const f64| _mm256_set1_pd(*from),
-        |sum, a, b| _mm256_fmadd_pd(a, b, sum),
-        _mm256_add_pd
-    );
+    memory!(f64, f64, 4, _mm256_setzero_pd, _mm256_loadu_pd, _mm256_storeu_pd, transpose_64);
+    real!(__m256d, |from: *const f64| _mm256_set1_pd(*from), |sum, a, b| _mm256_fmadd_pd(a, b, sum), _mm256_add_pd);
 }
 
 // SAFETY: as above.
 unsafe impl Vector for I32x8 {
-    memory!(
-        i32,
-        __m256i,
-        8,
-        _mm256_setzero_si256,
-        _mm256_loadu_si256,
-        _mm256_storeu_si256,
-        transpose_32
-    );
+    memory!(i32, __m256i, 8, _mm256_setzero_si256, _mm256_loadu_si256, _mm256_storeu_si256, transpose_32);
     real!(
         __m256i,
         |from: *const i32| _mm256_set1_epi32(*from),
@@ -373,15 +318,7 @@ unsafe impl Vector for I32x8 {
 
 // SAFETY: as above.
 unsafe impl Vector for I64x4 {
-    memory!(
-        i64,
-        __m256i,
-        4,
-        _mm256_setzero_si256,
-        _mm256_loadu_si256,
-        _mm256_storeu_si256,
-        transpose_64
-    );
+    memory!(i64, __m256i, 4, _mm256_setzero_si256, _mm256_loadu_si256, _mm256_storeu_si256, transpose_64);
     real!(
         __m256i,
         |from: *const i64| _mm256_set1_epi64x(*from),
@@ -392,15 +329,7 @@ unsafe impl Vector for I64x4 {
 
 // SAFETY: as above; `Bit` is a transparent 32-bit integer.
 unsafe impl Vector for B32x8 {
-    memory!(
-        Bit,
-        __m256i,
-        8,
-        _mm256_setzero_si256,
-        _mm256_loadu_si256,
-        _mm256_storeu_si256,
-        transpose_32
-    );
+    memory!(Bit, __m256i, 8, _mm256_setzero_si256, _mm256_loadu_si256, _mm256_storeu_si256, transpose_32);
     real!(
         __m256i,
         |from: *const i32| _mm256_set1_epi32(*from),
@@ -411,15 +340,7 @@ unsafe impl Vector for B32x8 {
 
 // SAFETY: as above; `Complex` is two reals in order.
 unsafe impl Vector for C32x4 {
-    memory!(
-        Complex<f32>,
-        f32,
-        4,
-        _mm256_setzero_ps,
-        _mm256_loadu_ps,
-        _mm256_storeu_ps,
-        transpose_64
-    );
+    memory!(Complex<f32>, f32, 4, _mm256_setzero_ps, _mm256_loadu_ps, _mm256_storeu_ps, transpose_64);
     complex!(
         __m256,
         f32,
@@ -434,15 +355,7 @@ unsafe impl Vector for C32x4 {
 
 // SAFETY: as above.
 unsafe impl Vector for C64x2 {
-    memory!(
-        Complex<f64>,
-        f64,
-        2,
-        _mm256_setzero_pd,
-        _mm256_loadu_pd,
-        _mm256_storeu_pd,
-        transpose_128
-    );
+    memory!(Complex<f64>, f64, 2, _mm256_setzero_pd, _mm256_loadu_pd, _mm256_storeu_pd, transpose_128);
     complex!(
         __m256d,
         f64,

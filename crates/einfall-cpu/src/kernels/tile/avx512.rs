@@ -9,9 +9,7 @@ use super::{Bit, MAX_LANES, Tile, TileKernel, Vector, entries, multiply};
 /// # Safety
 /// As for [`super::TileFn`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma")]
-unsafe fn entry<V: Vector, const H: usize, const W: usize, const PACKED: bool>(
-    tile: &Tile<V::Elem>,
-) {
+unsafe fn entry<V: Vector, const H: usize, const W: usize, const PACKED: bool>(tile: &Tile<V::Elem>) {
     // SAFETY: TileFn's ranges, passed on; the features of `V` are enabled here.
     unsafe { multiply::<V, H, W, PACKED>(tile) }
 }
@@ -118,12 +116,7 @@ macro_rules! complex {
         #[inline(always)]
         unsafe fn multiply_add(sum: Self::Sum, left: Self::Left, right: Self) -> Self::Sum {
             // SAFETY: the instruction set is available.
-            unsafe {
-                (
-                    $fmadd(left.0, right.0, sum.0),
-                    $fmadd(left.1, right.0, sum.1),
-                )
-            }
+            unsafe { ($fmadd(left.0, right.0, sum.0), $fmadd(left.1, right.0, sum.1)) }
         }
         #[inline(always)]
         unsafe fn finish(sum: Self::Sum) -> Self {
@@ -142,12 +135,7 @@ macro_rules! complex {
 macro_rules! transpose {
     ($lanes:literal, $load:ident, $store:ident, $network:ident) => {
         #[inline(always)]
-        unsafe fn transpose(
-            rows: &[*const Self::Elem; MAX_LANES],
-            len: usize,
-            to: *mut Self::Elem,
-            stride: usize,
-        ) {
+        unsafe fn transpose(rows: &[*const Self::Elem; MAX_LANES], len: usize, to: *mut Self::Elem, stride: usize) {
             // SAFETY: the caller's ranges: `len` elements of each row, `LANES` at each `to + p·stride`.
             unsafe {
                 let mask = Self::mask(len);
@@ -171,14 +159,8 @@ macro_rules! transpose {
 unsafe fn quarters(a: __m512, b: __m512, c: __m512, d: __m512) -> [__m512; 4] {
     // SAFETY: the instruction set is available.
     unsafe {
-        let (even, odd) = (
-            _mm512_shuffle_f32x4::<0x88>(a, b),
-            _mm512_shuffle_f32x4::<0xdd>(a, b),
-        );
-        let (even_2, odd_2) = (
-            _mm512_shuffle_f32x4::<0x88>(c, d),
-            _mm512_shuffle_f32x4::<0xdd>(c, d),
-        );
+        let (even, odd) = (_mm512_shuffle_f32x4::<0x88>(a, b), _mm512_shuffle_f32x4::<0xdd>(a, b));
+        let (even_2, odd_2) = (_mm512_shuffle_f32x4::<0x88>(c, d), _mm512_shuffle_f32x4::<0xdd>(c, d));
         [
             _mm512_shuffle_f32x4::<0x88>(even, even_2),
             _mm512_shuffle_f32x4::<0x88>(odd, odd_2),
@@ -337,12 +319,7 @@ unsafe impl Vector for F32x16 {
         _mm512_storeu_ps,
         _mm512_mask_storeu_ps
     );
-    real!(
-        __m512,
-        |from: *const f32| _mm512_set1_ps(*from),
-        |sum, a, b| _mm512_fmadd_ps(a, b, sum),
-        _mm512_add_ps
-    );
+    real!(__m512, |from: *const f32| _mm512_set1_ps(*from), |sum, a, b| _mm512_fmadd_ps(a, b, sum), _mm512_add_ps);
     transpose!(16, _mm512_setzero_ps, _mm512_storeu_ps, transpose_32);
 }
 
@@ -360,12 +337,7 @@ unsafe impl Vector for F64x8 {
         _mm512_storeu_pd,
         _mm512_mask_storeu_pd
     );
-    real!(
-        __m512d,
-        |from: *const f64| _mm512_set1_pd(*from),
-        |sum, a, b| _mm512_fmadd_pd(a, b, sum),
-        _mm512_add_pd
-    );
+    real!(__m512d, |from: *const f64| _mm512_set1_pd(*from), |sum, a, b| _mm512_fmadd_pd(a, b, sum), _mm512_add_pd);
     transpose!(8, _mm512_setzero_ps, _mm512_storeu_ps, transpose_64);
 }
 

@@ -5,8 +5,8 @@
 //! Integers of up to 32 bits are computed in 32-bit lanes and cut off at the end: wrapping in the narrow type and
 //! cutting off a wrapped sum give the same bits, because both are arithmetic modulo 2ⁿ.
 
-use half::{bf16, f16};
 use einfall_tensor::Bool8;
+use half::{bf16, f16};
 use num_complex::Complex;
 
 use super::{TileKernel, Vector, portable};
@@ -188,16 +188,8 @@ element!(bool, Bit, false, |x| Bit(x as u32), |y| y.0 != 0);
 element!(Bit, Bit, true, |x| x, |y| y);
 element!(Complex<f32>, Complex<f32>, true, |x| x, |y| y);
 element!(Complex<f64>, Complex<f64>, true, |x| x, |y| y);
-element!(
-    bf16,
-    f32,
-    false,
-    |x| f32::from_bits((x.to_bits() as u32) << 16),
-    |y| bf16::from_bits(narrow_bf16(y))
-);
-element!(f16, f32, false, |x| widen_f16(x.to_bits()), |y| {
-    f16::from_bits(narrow_f16(y))
-});
+element!(bf16, f32, false, |x| f32::from_bits((x.to_bits() as u32) << 16), |y| bf16::from_bits(narrow_bf16(y)));
+element!(f16, f32, false, |x| widen_f16(x.to_bits()), |y| { f16::from_bits(narrow_f16(y)) });
 
 /// The value of a half, without branches so that loops over it become vector code.
 #[inline(always)]
@@ -205,11 +197,7 @@ fn widen_f16(bits: u16) -> f32 {
     let magnitude = ((bits & 0x7fff) as u32) << 13;
     // The exponent is still biased by 15 instead of 127: scaling by 2¹¹² is exact and makes subnormals normal.
     let scaled = (f32::from_bits(magnitude) * f32::from_bits(0x7780_0000)).to_bits();
-    let special = if bits & 0x7c00 == 0x7c00 {
-        0x7f80_0000
-    } else {
-        0
-    };
+    let special = if bits & 0x7c00 == 0x7c00 { 0x7f80_0000 } else { 0 };
     f32::from_bits(scaled | special | ((bits & 0x8000) as u32) << 16)
 }
 
@@ -234,9 +222,7 @@ fn narrow_f16(value: f32) -> u16 {
     let odd = (magnitude >> 13) & 1;
     let normal = (magnitude.wrapping_sub(112 << 23).wrapping_add(0xfff + odd) >> 13).min(0x7c00);
     // Subnormal halves: adding 0.5 puts the bits where the addition itself rounds them to a multiple of 2⁻²⁴.
-    let subnormal = (f32::from_bits(magnitude) + 0.5)
-        .to_bits()
-        .wrapping_sub(0.5f32.to_bits());
+    let subnormal = (f32::from_bits(magnitude) + 0.5).to_bits().wrapping_sub(0.5f32.to_bits());
     let special = 0x7c00 | if magnitude > 0x7f80_0000 { 0x200 } else { 0 };
     let result = if magnitude >= 0x7f80_0000 {
         special
@@ -268,10 +254,7 @@ mod tests {
     fn narrowing_rounds_like_the_reference() {
         // Every exponent, with mantissas around the places where rounding decides.
         for high in 0..=u16::MAX {
-            for low in [
-                0u32, 1, 0xfff, 0x1000, 0x1001, 0x1fff, 0x2000, 0x3000, 0x7fff, 0x8000, 0x8001,
-                0xffff,
-            ] {
+            for low in [0u32, 1, 0xfff, 0x1000, 0x1001, 0x1fff, 0x2000, 0x3000, 0x7fff, 0x8000, 0x8001, 0xffff] {
                 let value = f32::from_bits((high as u32) << 16 | low);
                 let half = f16::from_bits(narrow_f16(value));
                 let brain = bf16::from_bits(narrow_bf16(value));
@@ -279,11 +262,7 @@ mod tests {
                     assert!(half.is_nan() && brain.is_nan(), "{value:?}");
                 } else {
                     assert_eq!(half.to_bits(), f16::from_f32(value).to_bits(), "{value:e}");
-                    assert_eq!(
-                        brain.to_bits(),
-                        bf16::from_f32(value).to_bits(),
-                        "{value:e}"
-                    );
+                    assert_eq!(brain.to_bits(), bf16::from_f32(value).to_bits(), "{value:e}");
                 }
             }
         }

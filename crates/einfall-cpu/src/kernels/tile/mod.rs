@@ -130,12 +130,7 @@ pub unsafe trait Vector: Copy {
 
     /// Writes `to[p·stride + x] = rows[x][p]` for x < `LANES` and p < `len` ≤ `LANES`.
     #[inline(always)]
-    unsafe fn transpose(
-        rows: &[*const Self::Elem; MAX_LANES],
-        len: usize,
-        to: *mut Self::Elem,
-        stride: usize,
-    ) {
+    unsafe fn transpose(rows: &[*const Self::Elem; MAX_LANES], len: usize, to: *mut Self::Elem, stride: usize) {
         for p in 0..len {
             for (x, row) in rows.iter().enumerate().take(Self::LANES) {
                 // SAFETY: the caller's ranges of `rows` and `to`.
@@ -150,20 +145,14 @@ pub unsafe trait Vector: Copy {
 /// # Safety
 /// As for [`TileFn`]; the caller compiles it with the features of `V`.
 #[inline(always)]
-unsafe fn multiply<V: Vector, const H: usize, const W: usize, const PACKED: bool>(
-    tile: &Tile<V::Elem>,
-) {
+unsafe fn multiply<V: Vector, const H: usize, const W: usize, const PACKED: bool>(tile: &Tile<V::Elem>) {
     // SAFETY: TileFn's ranges; every address below is `a + i·a_row + p·a_col`, `b + p·b_row + j` or `c + i·c_row + j`.
     unsafe {
         let mask = V::mask(tile.last);
         if tile.add {
             for i in 0..H {
                 V::prefetch(tile.c.offset(i as isize * tile.c_row));
-                V::prefetch(
-                    tile.c
-                        .offset(i as isize * tile.c_row)
-                        .wrapping_add(W * V::LANES - 1),
-                );
+                V::prefetch(tile.c.offset(i as isize * tile.c_row).wrapping_add(W * V::LANES - 1));
             }
         }
         let mut sums = [[V::empty(); W]; H];
@@ -173,11 +162,7 @@ unsafe fn multiply<V: Vector, const H: usize, const W: usize, const PACKED: bool
             let mut right = [V::zero(); W];
             for (j, vector) in right.iter_mut().enumerate() {
                 let from = b.add(j * V::LANES);
-                *vector = if V::MASKS && j + 1 == W {
-                    V::load_masked(from, mask)
-                } else {
-                    V::load(from)
-                };
+                *vector = if V::MASKS && j + 1 == W { V::load_masked(from, mask) } else { V::load(from) };
             }
             for (i, row) in sums.iter_mut().enumerate() {
                 let left = V::broadcast(a.offset(i as isize * a_row));
@@ -194,18 +179,10 @@ unsafe fn multiply<V: Vector, const H: usize, const W: usize, const PACKED: bool
                 let to = c.add(j * V::LANES);
                 let value = V::finish(sum);
                 if V::MASKS && j + 1 == W {
-                    let value = if tile.add {
-                        V::load_masked(to, mask).plus(value)
-                    } else {
-                        value
-                    };
+                    let value = if tile.add { V::load_masked(to, mask).plus(value) } else { value };
                     value.store_masked(to, mask);
                 } else {
-                    let value = if tile.add {
-                        V::load(to).plus(value)
-                    } else {
-                        value
-                    };
+                    let value = if tile.add { V::load(to).plus(value) } else { value };
                     value.store(to);
                 }
             }

@@ -7,9 +7,7 @@ use super::{Tile, TileKernel, Vector, entries, multiply};
 /// # Safety
 /// As for [`super::TileFn`].
 #[target_feature(enable = "neon")]
-unsafe fn entry<V: Vector, const H: usize, const W: usize, const PACKED: bool>(
-    tile: &Tile<V::Elem>,
-) {
+unsafe fn entry<V: Vector, const H: usize, const W: usize, const PACKED: bool>(tile: &Tile<V::Elem>) {
     // SAFETY: TileFn's ranges, passed on; the features of `V` are enabled here.
     unsafe { multiply::<V, H, W, PACKED>(tile) }
 }

@@ -82,9 +82,7 @@ unsafe impl<E: Accumulator, const N: usize> Vector for Lanes<E, N> {
 
 /// # Safety
 /// As for [`super::TileFn`].
-unsafe fn entry<V: Vector, const H: usize, const W: usize, const PACKED: bool>(
-    tile: &Tile<V::Elem>,
-) {
+unsafe fn entry<V: Vector, const H: usize, const W: usize, const PACKED: bool>(tile: &Tile<V::Elem>) {
     // SAFETY: TileFn's ranges, passed on.
     unsafe { multiply::<V, H, W, PACKED>(tile) }
 }

@@ -98,11 +98,7 @@ unsafe fn body<U: TileElement>(
                 for j in 0..cols {
                     let to = row.offset(c.cols.get(j));
                     let value = *from.add(j);
-                    *to = U::narrow(if add {
-                        (*to).widen().plus(value)
-                    } else {
-                        value
-                    });
+                    *to = U::narrow(if add { (*to).widen().plus(value) } else { value });
                 }
             }
         }
