@@ -4,8 +4,9 @@
 //! offsets. So every layout, fused labels and rows that a table looked up are read without a copy of the operand. Out:
 //! panels in the order in which the micro-kernel reads them. Called by [`crate::ops::gemm`] only.
 //!
-//! A panel holds up to `step` rows (or columns), its elements along k in order: `panel[k·stride + x]`, where `stride` is
-//! the number of rows rounded up to whole vectors, and the rows beyond are zero.
+//! A panel holds up to `step` rows (or columns), its elements along k in order: `panel[k·stride + x]`. The stride of a
+//! panel of B, whose rows are read as vectors, is a whole number of vectors, and the columns beyond are zero. See
+//! [`Side`] for A.
 //!
 //! ```
 //! use einfall_cpu::pack::{Matrix, Offsets};
@@ -19,7 +20,7 @@
 use std::mem::MaybeUninit;
 
 use crate::isa::Isa;
-use crate::kernels::tile::{Accumulator, MAX_LANES, TileElement, Vector};
+use crate::kernels::tile::{Accumulator, MAX_LANES, TileElement, Vector, prefetch};
 
 /// Where the rows or columns of a matrix lie, in elements from its base.
 #[derive(Clone, Copy, Debug)]
@@ -113,21 +114,41 @@ macro_rules! matrix {
 matrix!(Matrix);
 matrix!(MatrixMut);
 
-/// The elements that [`pack`] writes for `count` rows in panels of `step`, whose vectors have `lanes`, along `k`.
-#[inline(always)]
-pub(crate) fn packed_len(count: usize, step: usize, lanes: usize, k: usize) -> usize {
-    let full = count / step * step.next_multiple_of(lanes);
-    (full + (count % step).next_multiple_of(lanes)) * k
+/// How a packed panel is read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Side {
+    /// Element by element: no gaps between rows if they fit into one vector.
+    Left,
+    /// By whole vectors.
+    Right,
+}
+
+impl Side {
+    /// The stride along k of a panel of `valid` rows.
+    #[inline(always)]
+    pub(crate) fn stride(self, valid: usize, lanes: usize) -> usize {
+        if self == Side::Left && valid <= lanes { valid } else { valid.next_multiple_of(lanes) }
+    }
+
+    /// The elements that [`pack`] writes for `count` rows in panels of `step` along `k`, of which the last `lanes` may
+    /// be overrun.
+    #[inline(always)]
+    pub(crate) fn packed_len(self, count: usize, step: usize, lanes: usize, k: usize) -> usize {
+        (count / step * self.stride(step, lanes) + self.stride(count % step, lanes)) * k
+    }
 }
 
 /// Packs `count` rows of `from` along its `k` columns into panels of `step` rows.
 ///
+/// Panels of the left side are packed in ascending order of k by whole vectors, each of which overruns into the next.
+///
 /// # Safety
 /// The instruction set is available, every element (i < count, p < k) is readable, and `to` has room for
-/// [`packed_len`] elements.
+/// [`Side::packed_len`] elements, on the left side also for one more vector.
 #[inline(always)]
 pub(crate) unsafe fn pack<T: TileElement>(
     isa: Isa,
+    side: Side,
     from: Matrix<'_, T>,
     count: usize,
     k: usize,
@@ -138,12 +159,12 @@ pub(crate) unsafe fn pack<T: TileElement>(
     unsafe {
         match isa {
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => pack_avx512(from, count, k, step, to),
+            Isa::Avx512 => pack_avx512(side, from, count, k, step, to),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => pack_avx2(from, count, k, step, to),
+            Isa::Avx2 => pack_avx2(side, from, count, k, step, to),
             #[cfg(target_arch = "aarch64")]
-            Isa::Neon => panels::<T, <T::Acc as Accumulator>::Neon>(from, count, k, step, to),
-            _ => panels::<T, <T::Acc as Accumulator>::Portable>(from, count, k, step, to),
+            Isa::Neon => panels::<T, <T::Acc as Accumulator>::Neon>(side, from, count, k, step, to),
+            _ => panels::<T, <T::Acc as Accumulator>::Portable>(side, from, count, k, step, to),
         }
     }
 }
@@ -152,24 +173,39 @@ pub(crate) unsafe fn pack<T: TileElement>(
 /// As for [`pack`].
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")]
-unsafe fn pack_avx512<T: TileElement>(from: Matrix<'_, T>, count: usize, k: usize, step: usize, to: *mut T::Acc) {
+unsafe fn pack_avx512<T: TileElement>(
+    side: Side,
+    from: Matrix<'_, T>,
+    count: usize,
+    k: usize,
+    step: usize,
+    to: *mut T::Acc,
+) {
     // SAFETY: the caller's ranges.
-    unsafe { panels::<T, <T::Acc as Accumulator>::Avx512>(from, count, k, step, to) }
+    unsafe { panels::<T, <T::Acc as Accumulator>::Avx512>(side, from, count, k, step, to) }
 }
 
 /// # Safety
 /// As for [`pack`].
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn pack_avx2<T: TileElement>(from: Matrix<'_, T>, count: usize, k: usize, step: usize, to: *mut T::Acc) {
+unsafe fn pack_avx2<T: TileElement>(
+    side: Side,
+    from: Matrix<'_, T>,
+    count: usize,
+    k: usize,
+    step: usize,
+    to: *mut T::Acc,
+) {
     // SAFETY: the caller's ranges.
-    unsafe { panels::<T, <T::Acc as Accumulator>::Avx2>(from, count, k, step, to) }
+    unsafe { panels::<T, <T::Acc as Accumulator>::Avx2>(side, from, count, k, step, to) }
 }
 
 /// # Safety
 /// As for [`pack`].
 #[inline(always)]
 unsafe fn panels<T: TileElement, V: Vector<Elem = T::Acc>>(
+    side: Side,
     from: Matrix<'_, T>,
     count: usize,
     k: usize,
@@ -179,14 +215,14 @@ unsafe fn panels<T: TileElement, V: Vector<Elem = T::Acc>>(
     let mut start = 0;
     while start < count {
         let valid = step.min(count - start);
-        let stride = valid.next_multiple_of(V::LANES);
+        let stride = side.stride(valid, V::LANES);
         let panel = from.from(start, 0);
         // SAFETY: the panel is a part of the caller's range.
         unsafe {
             if panel.rows.stride() == Some(1) {
                 copy::<T, V>(panel, valid, k, stride, to);
             } else if panel.cols.stride() == Some(1) {
-                transpose::<T, V>(panel, valid, k, stride, to);
+                transpose::<T, V>(panel, valid, count - start, k, stride, to);
             } else {
                 gather(panel, valid, k, stride, to);
             }
@@ -211,7 +247,8 @@ unsafe fn copy<T: TileElement, V: Vector<Elem = T::Acc>>(
     // SAFETY: each run of `valid` elements is readable, and `stride` writable, by the caller's ranges; IS_ACC says that
     // T and its accumulator have the same bits.
     unsafe {
-        let last = valid - (stride - V::LANES);
+        let whole = (valid - 1) / V::LANES * V::LANES;
+        let last = valid - whole;
         let mask = V::mask(last);
         let columns = from.ptr;
         for p in 0..k {
@@ -220,7 +257,11 @@ unsafe fn copy<T: TileElement, V: Vector<Elem = T::Acc>>(
             if T::IS_ACC {
                 let run = run.cast::<T::Acc>();
                 let mut x = 0;
-                while x + V::LANES < stride {
+                // Panels are narrow and rows long: the next panel's part of this row is not fetched by itself.
+                for x in (0..stride).step_by(V::LANES) {
+                    prefetch(run.wrapping_add(stride + x));
+                }
+                while x < whole {
                     V::load(run.add(x)).store(row.add(x));
                     x += V::LANES;
                 }
@@ -242,11 +283,12 @@ unsafe fn copy<T: TileElement, V: Vector<Elem = T::Acc>>(
 /// this also packs rows that a table looked up.
 ///
 /// # Safety
-/// As for [`pack`], for one panel.
+/// As for [`pack`], for one panel, which `rest` − `valid` more rows follow.
 #[inline(always)]
 unsafe fn transpose<T: TileElement, V: Vector<Elem = T::Acc>>(
     from: Matrix<'_, T>,
     valid: usize,
+    rest: usize,
     k: usize,
     stride: usize,
     to: *mut T::Acc,
@@ -255,15 +297,24 @@ unsafe fn transpose<T: TileElement, V: Vector<Elem = T::Acc>>(
     let mut widened = MaybeUninit::<[[T::Acc; MAX_LANES]; MAX_LANES]>::uninit();
     let widened = widened.as_mut_ptr().cast::<[T::Acc; MAX_LANES]>();
     let mut first = 0;
-    while first < stride {
+    while first < valid {
         let count = V::LANES.min(valid - first);
         let mut rows = [zeros.as_ptr(); MAX_LANES];
         let mut sources = [from.ptr; MAX_LANES];
         for (x, source) in sources.iter_mut().enumerate().take(count) {
             *source = from.ptr.wrapping_offset(from.rows.get(first + x));
         }
+        // The rows after these, of this panel or the next, to ask for in advance: each is the start of a new stream.
+        let mut coming = [from.ptr; MAX_LANES];
+        let more = rest.saturating_sub(first + V::LANES).min(V::LANES);
+        for (x, source) in coming.iter_mut().enumerate().take(more) {
+            *source = from.ptr.wrapping_offset(from.rows.get(first + V::LANES + x));
+        }
         let mut p = 0;
         while p < k {
+            for source in &coming[..more] {
+                prefetch(source.wrapping_add(p));
+            }
             let len = V::LANES.min(k - p);
             // SAFETY: rows below `count` have `len` elements from p on, the others are zeros; `widened` is written
             // before it is read; the destination rows p..p + len have LANES elements from `first` on.

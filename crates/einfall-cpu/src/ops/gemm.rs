@@ -27,13 +27,17 @@
 //! assert_eq!(c, [19.0, 22.0, 43.0, 50.0]);
 //! ```
 
-use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
+mod blocks;
+mod scratch;
+
 use std::mem::MaybeUninit;
-use std::ptr;
 
 use crate::isa::Isa;
-use crate::kernels::tile::{Accumulator, TILE_LEN, Tile, TileElement, TileFn, TileKernel, store};
-use crate::pack::{Matrix, MatrixMut, Offsets, pack, packed_len};
+use crate::kernels::tile::{Accumulator, Tile, TileElement, TileKernel, store};
+use crate::pack::{Matrix, MatrixMut, Offsets, Side, pack};
+
+use blocks::Blocks;
+pub use scratch::Scratch;
 
 /// What becomes of the old values of C.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,11 +69,11 @@ impl Default for Caches {
 /// Block lengths of the loops around the micro-kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Blocking {
-    /// Rows of A in a block, which should stay in the second-level cache.
+    /// The most rows of A that are packed at a time, if they are used for several blocks of columns; else a sixteenth.
     pub mc: usize,
     /// Length along k. It decides how each element is rounded; all calls that must agree use the same.
     pub kc: usize,
-    /// Columns of B in a block.
+    /// Columns of B in a block, which stays in the second-level cache.
     pub nc: usize,
 }
 
@@ -77,71 +81,14 @@ impl Blocking {
     /// The block lengths for an element type on a machine.
     pub fn new<T: TileElement>(isa: Isa, caches: Caches) -> Self {
         let kernel = T::Acc::kernel(isa);
-        let width = kernel.max_width();
         let bytes = size_of::<T::Acc>();
-        let columns = width * kernel.lanes;
-        let kc = (caches.l1_bytes * 2 / 3 / (columns * bytes) / 16 * 16).clamp(64, 512);
-        let mc = (caches.l2_bytes / 2 / (kc * bytes)).max(kernel.max_height(width));
-        let nc = (caches.l3_bytes / 2 / (kc * bytes) / columns * columns).max(columns);
+        let columns = kernel.max_width() * kernel.lanes;
+        // A panel of A takes about a sixth of the first-level cache, a block of B half of the second, and a block of A
+        // a quarter of the last.
+        let kc = (caches.l1_bytes / 32 / bytes / 16 * 16).clamp(64, 512);
+        let nc = (caches.l2_bytes / 2 / (kc * bytes) / columns * columns).max(columns);
+        let mc = (caches.l3_bytes / 4 / (kc * bytes)).max(kernel.max_height(1));
         Blocking { mc, kc, nc }
-    }
-}
-
-/// Working memory that calls share; grows to what the largest call needs.
-#[derive(Debug)]
-pub struct Scratch {
-    start: *mut u8,
-    bytes: usize,
-}
-
-// SAFETY: the memory is owned and reached only through `&mut`.
-unsafe impl Send for Scratch {}
-
-impl Scratch {
-    const ALIGN: usize = 4096;
-
-    /// No memory yet.
-    pub const fn new() -> Self {
-        Scratch { start: ptr::null_mut(), bytes: 0 }
-    }
-
-    /// At least `bytes` bytes, uninitialised, aligned to a page.
-    fn reserve(&mut self, bytes: usize) -> *mut u8 {
-        if bytes > self.bytes {
-            self.release();
-            let layout = Self::layout(bytes);
-            // SAFETY: `bytes` is above the old size, hence not zero.
-            let start = unsafe { alloc(layout) };
-            if start.is_null() {
-                handle_alloc_error(layout);
-            }
-            (self.start, self.bytes) = (start, bytes);
-        }
-        self.start
-    }
-
-    fn release(&mut self) {
-        if self.bytes > 0 {
-            // SAFETY: allocated by `reserve` with this layout.
-            unsafe { dealloc(self.start, Self::layout(self.bytes)) }
-            (self.start, self.bytes) = (ptr::null_mut(), 0);
-        }
-    }
-
-    fn layout(bytes: usize) -> Layout {
-        Layout::from_size_align(bytes, Self::ALIGN).expect("scratch exceeds the address space")
-    }
-}
-
-impl Default for Scratch {
-    fn default() -> Self {
-        Scratch::new()
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        self.release();
     }
 }
 
@@ -173,21 +120,19 @@ pub unsafe fn gemm<T, U>(
     // Tiles are stored along rows of C. Where its columns are the contiguous side, compute the transposed product.
     let along = n == 1 || c.cols.stride() == Some(1);
     let down = m == 1 || c.rows.stride() == Some(1);
+    let (m, n, a, b, c) = if down && (!along || m > n) {
+        (n, m, b.transposed(), a.transposed(), c.transposed())
+    } else {
+        (m, n, a, b, c)
+    };
     // SAFETY: the caller's invariants, which do not care which side is called left.
-    unsafe {
-        if down && (!along || m > n) {
-            let (a, b, c) = (b.transposed(), a.transposed(), c.transposed());
-            product(isa, blocking, n, m, k, a, Right::Matrix(b), c, accum, scratch);
-        } else {
-            product(isa, blocking, m, n, k, a, Right::Matrix(b), c, accum, scratch);
-        }
-    }
+    unsafe { product(isa, blocking, m, n, k, a, Right::Matrix(b), c, accum, scratch) }
 }
 
 /// The elements that [`pack_right`] writes for B of `k × n`.
 pub fn packed_right_len<T: TileElement>(isa: Isa, n: usize, k: usize) -> usize {
     let kernel = T::Acc::kernel(isa);
-    packed_len(n, step_of(kernel, n), kernel.lanes, k)
+    Side::Right.packed_len(n, step_of(kernel, n), kernel.lanes, k)
 }
 
 /// Packs B of `k × n` for [`gemm_prepacked`], so that many products share the work.
@@ -215,8 +160,8 @@ pub unsafe fn pack_right<T: TileElement>(
         let len = block.min(k - p);
         // SAFETY: the caller's range of B; the length of `to` was checked.
         unsafe {
-            pack(isa, b.from(p, 0).transposed(), n, len, step, to);
-            to = to.add(packed_len(n, step, kernel.lanes, len));
+            pack(isa, Side::Right, b.from(p, 0).transposed(), n, len, step, to);
+            to = to.add(Side::Right.packed_len(n, step, kernel.lanes, len));
         }
         p += len;
     }
@@ -244,7 +189,7 @@ pub unsafe fn gemm_prepacked<T, U>(
     U: TileElement<Acc = T::Acc>,
 {
     let kernel = T::Acc::kernel(isa);
-    let columns = packed_len(n, step_of(kernel, n), kernel.lanes, 1);
+    let columns = Side::Right.packed_len(n, step_of(kernel, n), kernel.lanes, 1);
     let b = Right::Packed { start: b, columns, first: 0 };
     // SAFETY: the caller's invariants.
     unsafe { product(isa, blocking, m, n, k, a, b, c, accum, scratch) }
@@ -278,10 +223,11 @@ impl<T: TileElement> Right<'_, T> {
     }
 }
 
-/// Columns of a panel of B.
+/// Columns of a panel of B: panels of nearly equal width, none wider than a tile.
 #[inline(always)]
 fn step_of<E>(kernel: &TileKernel<E>, n: usize) -> usize {
-    if n <= kernel.lanes { kernel.lanes } else { kernel.max_width() * kernel.lanes }
+    let vectors = n.div_ceil(kernel.lanes).max(1);
+    vectors.div_ceil(vectors.div_ceil(kernel.max_width())) * kernel.lanes
 }
 
 /// The block along k: equal blocks, but for rounding, of at most `kc`.
@@ -320,13 +266,11 @@ unsafe fn product<T, U>(
     let kernel = T::Acc::kernel(isa);
     // SAFETY: the caller's invariants.
     unsafe {
-        if k <= blocking.kc
-            && let Some((tile, function)) = single_tile(kernel, m, n, k, &a, &b, &c, add)
-        {
-            return function(&tile);
+        if k <= blocking.kc && m <= SMALL && n <= SMALL && small(kernel, m, n, k, &a, &b, &c, add).is_some() {
+            return;
         }
         if U::IS_ACC || k <= blocking.kc {
-            let blocks = Blocks::new(isa, blocking, m, n, k, &a, &b);
+            let blocks = Blocks::cut(isa, blocking, m, n, k, step_of(kernel, n)).reading(&a, &b);
             let memory = scratch.reserve(blocks.bytes());
             blocks.run(a, b, c, add, memory);
         } else {
@@ -335,9 +279,16 @@ unsafe fn product<T, U>(
     }
 }
 
-/// The one call that computes everything, if C is a tile and all three matrices can be used in place.
+/// Rows and columns up to which nothing is packed if nothing must be.
+const SMALL: usize = 64;
+
+/// The whole product if all three matrices can be used in place, else nothing: no memory, and little arithmetic before
+/// the first tile, since there may be millions of these.
+///
+/// # Safety
+/// As for [`gemm`].
 #[inline(always)]
-fn single_tile<T, U>(
+unsafe fn small<T, U>(
     kernel: &'static TileKernel<T::Acc>,
     m: usize,
     n: usize,
@@ -346,25 +297,44 @@ fn single_tile<T, U>(
     b: &Right<'_, T>,
     c: &MatrixMut<'_, U>,
     add: bool,
-) -> Option<(Tile<T::Acc>, TileFn<T::Acc>)>
+) -> Option<()>
 where
     T: TileElement,
     U: TileElement<Acc = T::Acc>,
 {
-    let lanes = kernel.lanes;
-    let width = if n <= lanes { 1 } else { 2 };
-    if kernel.direct.len() < width || n > width * lanes {
-        return None;
-    }
-    let function = *kernel.direct[width - 1].get(m - 1)?;
-    if !(kernel.masks || n == width * lanes) {
-        return None;
-    }
     let (a, a_row, a_col) = left_in_place(a)?;
     let (b, b_row) = right_in_place(b, n)?;
     let (c, c_row) = storable(c, n)?;
-    let tile = Tile { k, a, a_row, a_col, b, b_row, c, c_row, last: n - (width - 1) * lanes, add };
-    Some((tile, function))
+    let lanes = kernel.lanes;
+    if kernel.direct.is_empty() || !(kernel.masks || n.is_multiple_of(lanes)) {
+        return None;
+    }
+    let vectors = n.div_ceil(lanes);
+    // One panel of columns is the common case; dividing takes longer than a small tile.
+    let width =
+        if vectors <= kernel.max_width() { vectors } else { vectors.div_ceil(vectors.div_ceil(kernel.max_width())) };
+    let tallest = kernel.max_height(width);
+    let height = if m <= tallest { m } else { m.div_ceil(m.div_ceil(tallest)) };
+    let mut tile = Tile { k, a, a_row, a_col, b, b_row, c, c_row, last: lanes, add };
+    let mut i = 0;
+    while i < m {
+        let rows = height.min(m - i);
+        tile.a = a.wrapping_offset(i as isize * a_row);
+        let c = c.wrapping_offset(i as isize * c_row);
+        let mut first = 0;
+        while first < vectors {
+            let wide = width.min(vectors - first);
+            let columns = (n - first * lanes).min(wide * lanes);
+            tile.last = columns - (wide - 1) * lanes;
+            tile.b = b.wrapping_add(first * lanes);
+            tile.c = c.wrapping_add(first * lanes);
+            // SAFETY: the tile is within the caller's matrices.
+            unsafe { kernel.direct[wide - 1][rows - 1](&tile) }
+            first += wide;
+        }
+        i += rows;
+    }
+    Some(())
 }
 
 /// A and its strides, if the micro-kernel can read it where it is.
@@ -374,6 +344,12 @@ fn left_in_place<T: TileElement>(a: &Matrix<'_, T>) -> Option<(*const T::Acc, is
         return None;
     }
     Some((a.ptr.cast(), a.rows.stride()?, a.cols.stride()?))
+}
+
+/// Whether reading A in place uses whole cache lines.
+#[inline(always)]
+fn compact<T: TileElement>(a: &Matrix<'_, T>) -> bool {
+    left_in_place(a).is_some_and(|(_, row, col)| row == 1 || col == 1)
 }
 
 /// B and its row stride, if the micro-kernel can read it where it is.
@@ -419,11 +395,8 @@ unsafe fn accumulated<T, U>(
     U: TileElement<Acc = T::Acc>,
 {
     let step = step_of(T::Acc::kernel(isa), n);
-    let mc = blocking.mc.min(m);
-    let nc = (blocking.nc.min(SUM_COLUMNS) / step * step).max(step).min(n);
-    let sum_bytes = (mc * nc * size_of::<T::Acc>()).next_multiple_of(Scratch::ALIGN);
-    let block_bytes = Blocks::new(isa, blocking, mc, nc, k, &a, &b).bytes();
-    let memory = scratch.reserve(sum_bytes + block_bytes);
+    let (mc, nc, sum_bytes) = sums::<T::Acc>(blocking, m, n, step);
+    let memory = scratch.reserve(sum_bytes + Blocks::<T::Acc>::cut(isa, blocking, mc, nc, k, step).bytes());
     for i in (0..m).step_by(mc) {
         let rows = mc.min(m - i);
         for j in (0..n).step_by(nc) {
@@ -434,9 +407,9 @@ unsafe fn accumulated<T, U>(
                 rows: Offsets::Strided(nc as isize),
                 cols: Offsets::Strided(1),
             };
-            let blocks = Blocks::with_step(isa, blocking, rows, cols, k, &a, &b, step);
+            let blocks = Blocks::cut(isa, blocking, rows, cols, k, step).reading(&a, &b);
             // SAFETY: the caller's invariants for this part of C; the sums lie before the blocks in the scratch, and
-            // `Blocks::bytes` does not grow when rows or columns are fewer.
+            // `Blocks::bytes` does not grow when rows or columns are fewer, or when less is packed.
             unsafe {
                 blocks.run(a, b, sums, false, memory.add(sum_bytes));
                 store(isa, sums.ptr, nc, rows, cols, c.from(i, j), add);
@@ -445,296 +418,25 @@ unsafe fn accumulated<T, U>(
     }
 }
 
-/// Columns of a block of sums; with [`Blocking::mc`] rows they fit into the last-level cache.
+/// Columns of a block of sums.
 const SUM_COLUMNS: usize = 1024;
 
-/// The five loops: how the matrices are cut.
-struct Blocks<'a, E: 'static> {
-    isa: Isa,
-    kernel: &'static TileKernel<E>,
-    blocking: &'a Blocking,
-    m: usize,
-    n: usize,
-    k: usize,
-    /// Rows of a panel of A.
-    height: usize,
-    /// Columns of a panel of B.
-    step: usize,
-    /// Rows of a block of A, whole panels.
-    mb: usize,
-    /// Columns of a block of B, whole panels.
-    nb: usize,
-    /// Length of a block along k.
-    kb: usize,
-    pack_left: bool,
-    pack_right: bool,
+/// Rows, columns and bytes of a block of sums, which fits into the last-level cache.
+fn sums<E>(blocking: &Blocking, m: usize, n: usize, step: usize) -> (usize, usize, usize) {
+    let rows = (blocking.mc / 4).max(1).min(m);
+    let columns = (blocking.nc.min(SUM_COLUMNS) / step * step).max(step).min(n);
+    (rows, columns, (rows * columns * size_of::<E>()).next_multiple_of(Scratch::ALIGN))
 }
 
-/// A packed block of A, or A where it is.
-struct LeftBlock<E> {
-    start: *const E,
-    /// Distance between panels.
-    panel: isize,
-    row: isize,
-    /// Stride along k; none: packed, the rows of the panel rounded up to whole vectors.
-    col: Option<isize>,
-}
-
-/// A packed block of B, or B where it is.
-struct RightBlock<E> {
-    start: *const E,
-    /// Distance between panels.
-    panel: isize,
-    /// Stride along k; none: packed, the columns of the panel rounded up to whole vectors.
-    row: Option<isize>,
-}
-
-/// A tile on its way to a C that cannot be stored to directly.
-#[repr(align(64))]
-struct TileBuffer<E>(MaybeUninit<[E; TILE_LEN]>);
-
-impl<'a, E: Accumulator> Blocks<'a, E> {
-    fn new<T: TileElement<Acc = E>>(
-        isa: Isa,
-        blocking: &'a Blocking,
-        m: usize,
-        n: usize,
-        k: usize,
-        a: &Matrix<'_, T>,
-        b: &Right<'_, T>,
-    ) -> Self {
-        let step = step_of(E::kernel(isa), n);
-        Self::with_step(isa, blocking, m, n, k, a, b, step)
-    }
-
-    fn with_step<T: TileElement<Acc = E>>(
-        isa: Isa,
-        blocking: &'a Blocking,
-        m: usize,
-        n: usize,
-        k: usize,
-        a: &Matrix<'_, T>,
-        b: &Right<'_, T>,
-        step: usize,
-    ) -> Self {
-        let kernel = E::kernel(isa);
-        let tallest = kernel.max_height(step / kernel.lanes);
-        let panels = m.div_ceil(tallest);
-        let height = m.div_ceil(panels);
-        let kb = block_len(k, blocking.kc);
-        let masked = kernel.masks || n.is_multiple_of(kernel.lanes);
-        Blocks {
-            isa,
-            kernel,
-            blocking,
-            m,
-            n,
-            k,
-            height,
-            step,
-            mb: (blocking.mc / tallest).clamp(1, panels) * height,
-            nb: (blocking.nc / step * step).max(step).min(n),
-            kb,
-            pack_left: kernel.direct.is_empty() || left_in_place(a).is_none() || n > 8 * step,
-            pack_right: !masked || right_in_place(b, n).is_none() || panels > 4,
-        }
-    }
-
-    /// Elements of a packed block of A. For fewer rows in all it is never more.
-    fn left_len(&self) -> usize {
-        let tallest = self.kernel.max_height(self.step / self.kernel.lanes);
-        self.mb.div_ceil(self.height) * tallest.next_multiple_of(self.kernel.lanes) * self.kb
-    }
-
-    /// Bytes that [`Blocks::run`] needs.
-    fn bytes(&self) -> usize {
-        let right = packed_len(self.nb, self.step, self.kernel.lanes, self.kb);
-        self.left_bytes() + right * size_of::<E>()
-    }
-
-    fn left_bytes(&self) -> usize {
-        (self.left_len() * size_of::<E>()).next_multiple_of(Scratch::ALIGN)
-    }
-
-    /// # Safety
-    /// As for [`gemm`]; `memory` has [`Blocks::bytes`] bytes, aligned to a cache line.
-    unsafe fn run<T, U>(&self, a: Matrix<'_, T>, b: Right<'_, T>, c: MatrixMut<'_, U>, add: bool, memory: *mut u8)
-    where
-        T: TileElement<Acc = E>,
-        U: TileElement<Acc = E>,
-    {
-        let left_memory = memory.cast::<E>();
-        // SAFETY: `memory` has room for A, then B; blocks stay within the caller's matrices.
-        unsafe {
-            let right_memory = memory.add(self.left_bytes()).cast::<E>();
-            // Loop 5: columns of B and C that share a packed block.
-            for j in (0..self.n).step_by(self.nb) {
-                let cols = self.nb.min(self.n - j);
-                // Loop 4: along k. Once even if there is nothing to sum, to write zeros.
-                let mut p = 0;
-                loop {
-                    let len = self.kb.min(self.k - p);
-                    let right = self.right(b, p, j, len, cols, right_memory);
-                    // Loop 3: rows of A and C that share a packed block.
-                    for i in (0..self.m).step_by(self.mb) {
-                        let rows = self.mb.min(self.m - i);
-                        let left = self.left(a.from(i, p), len, rows, left_memory);
-                        self.tiles(rows, cols, len, &left, &right, c.from(i, j), add || p > 0);
-                    }
-                    p += len;
-                    if p >= self.k {
-                        break;
-                    }
-                }
-            }
-        }
-    }
-
-    /// # Safety
-    /// As for [`Blocks::run`].
-    #[inline(always)]
-    unsafe fn left<T: TileElement<Acc = E>>(
-        &self,
-        a: Matrix<'_, T>,
-        len: usize,
-        rows: usize,
-        memory: *mut E,
-    ) -> LeftBlock<E> {
-        if !self.pack_left
-            && let Some((start, row, col)) = left_in_place(&a)
-        {
-            return LeftBlock { start, panel: row * self.height as isize, row, col: Some(col) };
-        }
-        // SAFETY: the caller's ranges; `left_len` elements are there for it.
-        unsafe { pack(self.isa, a, rows, len, self.height, memory) }
-        LeftBlock {
-            start: memory,
-            panel: (self.height.next_multiple_of(self.kernel.lanes) * len) as isize,
-            row: 1,
-            col: None,
-        }
-    }
-
-    /// # Safety
-    /// As for [`Blocks::run`].
-    #[inline(always)]
-    unsafe fn right<T: TileElement<Acc = E>>(
-        &self,
-        b: Right<'_, T>,
-        p: usize,
-        j: usize,
-        len: usize,
-        cols: usize,
-        memory: *mut E,
-    ) -> RightBlock<E> {
-        let panel = (self.step * len) as isize;
-        match b {
-            Right::Packed { start, columns, first } => {
-                RightBlock { start: start.wrapping_add(columns * p + (first + j) * len), panel, row: None }
-            }
-            Right::Matrix(b) => {
-                let part = b.from(p, j);
-                if !self.pack_right
-                    && let Some((start, row)) = right_in_place(&Right::Matrix(part), self.n)
-                {
-                    return RightBlock { start, panel: self.step as isize, row: Some(row) };
-                }
-                // SAFETY: the caller's ranges; a block of `nb` columns fits.
-                unsafe { pack(self.isa, part.transposed(), cols, len, self.step, memory) }
-                RightBlock { start: memory, panel, row: None }
-            }
-        }
-    }
-
-    /// Loops 2 and 1: the tiles of a block of C.
-    ///
-    /// # Safety
-    /// As for [`Blocks::run`].
-    #[inline(always)]
-    unsafe fn tiles<U: TileElement<Acc = E>>(
-        &self,
-        rows: usize,
-        cols: usize,
-        len: usize,
-        left: &LeftBlock<E>,
-        right: &RightBlock<E>,
-        c: MatrixMut<'_, U>,
-        add: bool,
-    ) {
-        // The inner loop reads one side again and again: keep B there if it fits into the second-level cache, so that C
-        // is written along its rows; else A.
-        let rows_first = cols * len <= self.blocking.mc * self.blocking.kc;
-        let (down, across) = (rows.div_ceil(self.height), cols.div_ceil(self.step));
-        // SAFETY: tile (i, j) is within the block.
-        unsafe {
-            if rows_first {
-                for i in 0..down {
-                    for j in 0..across {
-                        self.tile(rows, cols, len, i, j, left, right, c, add);
-                    }
-                }
-            } else {
-                for j in 0..across {
-                    for i in 0..down {
-                        self.tile(rows, cols, len, i, j, left, right, c, add);
-                    }
-                }
-            }
-        }
-    }
-
-    /// Panel `i` of A times panel `j` of B.
-    ///
-    /// # Safety
-    /// As for [`Blocks::run`].
-    #[inline(always)]
-    unsafe fn tile<U: TileElement<Acc = E>>(
-        &self,
-        rows: usize,
-        cols: usize,
-        len: usize,
-        i: usize,
-        j: usize,
-        left: &LeftBlock<E>,
-        right: &RightBlock<E>,
-        c: MatrixMut<'_, U>,
-        add: bool,
-    ) {
-        let lanes = self.kernel.lanes;
-        let (first_row, first_col) = (i * self.height, j * self.step);
-        let height = self.height.min(rows - first_row);
-        let columns = self.step.min(cols - first_col);
-        let width = columns.div_ceil(lanes);
-        let last = columns - (width - 1) * lanes;
-        let table = if left.col.is_some() { self.kernel.direct } else { self.kernel.packed };
-        let function = table[width - 1][height - 1];
-        let mut tile = Tile {
-            k: len,
-            a: left.start.wrapping_offset(i as isize * left.panel),
-            a_row: left.row,
-            a_col: left.col.unwrap_or(height.next_multiple_of(lanes) as isize),
-            b: right.start.wrapping_offset(j as isize * right.panel),
-            b_row: right.row.unwrap_or((width * lanes) as isize),
-            c: ptr::null_mut(),
-            c_row: (width * lanes) as isize,
-            last,
-            add,
-        };
-        let c = c.from(first_row, first_col);
-        // SAFETY: TileFn's ranges are panels of the caller's; the buffer holds the largest tile, and `store` reads only
-        // what the micro-kernel wrote.
-        unsafe {
-            if (self.kernel.masks || last == lanes)
-                && let Some((start, row)) = storable(&c, self.n)
-            {
-                (tile.c, tile.c_row) = (start, row);
-                return function(&tile);
-            }
-            let mut buffer = TileBuffer::<E>(MaybeUninit::uninit());
-            tile.c = buffer.0.as_mut_ptr().cast();
-            tile.add = false;
-            function(&tile);
-            store(self.isa, tile.c, width * lanes, height, columns, c, add);
-        }
-    }
+/// The most bytes that [`gemm`] or [`gemm_prepacked`] takes from its scratch for these sizes, whatever the layouts.
+pub fn scratch_bytes<T: TileElement>(isa: Isa, blocking: &Blocking, m: usize, n: usize, k: usize) -> usize {
+    let kernel = T::Acc::kernel(isa);
+    let most = |m: usize, n: usize| {
+        let step = step_of(kernel, n);
+        let whole = Blocks::<T::Acc>::cut(isa, blocking, m, n, k, step).bytes();
+        let (rows, columns, sum_bytes) = sums::<T::Acc>(blocking, m, n, step);
+        let part = Blocks::<T::Acc>::cut(isa, blocking, rows, columns, k, step).bytes();
+        whole.max(if k > blocking.kc { sum_bytes + part } else { 0 })
+    };
+    if m == 0 || n == 0 { 0 } else { most(m, n).max(most(n, m)) }
 }

@@ -14,18 +14,24 @@ unsafe fn entry<V: Vector, const H: usize, const W: usize, const PACKED: bool>(t
     unsafe { multiply::<V, H, W, PACKED>(tile) }
 }
 
-/// Loads, stores and a transposition. Masked stores are microcoded on many machines, so parts of a vector go through
-/// single elements.
+/// Loads, stores and a transposition for elements of `$parts` units of 32 bits. Masked stores are microcoded on some
+/// machines, but still no slower than single elements.
 macro_rules! memory {
-    ($elem:ty, $scalar:ty, $lanes:literal, $zero:ident, $load:ident, $store:ident, $network:ident) => {
+    ($elem:ty, $scalar:ty, $lanes:literal, $parts:literal, $zero:ident, $load:ident, $store:ident, $bits:expr,
+     $network:ident) => {
         type Elem = $elem;
-        type Mask = usize;
+        type Mask = __m256i;
         const LANES: usize = $lanes;
-        const MASKS: bool = false;
+        const MASKS: bool = true;
+        const FREE_MASKS: bool = false;
 
         #[inline(always)]
-        unsafe fn mask(lanes: usize) -> usize {
-            lanes
+        unsafe fn mask(lanes: usize) -> __m256i {
+            // SAFETY: the instruction set is available.
+            unsafe {
+                let units = _mm256_set1_epi32((lanes * $parts) as i32);
+                _mm256_cmpgt_epi32(units, _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7))
+            }
         }
         #[inline(always)]
         unsafe fn zero() -> Self {
@@ -38,14 +44,10 @@ macro_rules! memory {
             Self(unsafe { $load(from.cast::<$scalar>()) })
         }
         #[inline(always)]
-        unsafe fn load_masked(from: *const $elem, mask: usize) -> Self {
-            let mut lanes = [<$elem as super::Accumulator>::ZERO; $lanes];
-            for (x, lane) in lanes.iter_mut().enumerate().take(mask) {
-                // SAFETY: the caller's range of `mask` elements.
-                *lane = unsafe { *from.add(x) };
-            }
-            // SAFETY: `lanes` holds LANES elements.
-            unsafe { Self::load(lanes.as_ptr()) }
+        unsafe fn load_masked(from: *const $elem, mask: __m256i) -> Self {
+            // SAFETY: the caller's range; lanes outside the mask are not touched.
+            #[allow(unused_unsafe)]
+            Self(unsafe { $bits(_mm256_maskload_ps(from.cast(), mask)) })
         }
         #[inline(always)]
         unsafe fn store(self, to: *mut $elem) {
@@ -53,28 +55,18 @@ macro_rules! memory {
             unsafe { $store(to.cast::<$scalar>(), self.0) }
         }
         #[inline(always)]
-        unsafe fn store_masked(self, to: *mut $elem, mask: usize) {
-            let mut lanes = [<$elem as super::Accumulator>::ZERO; $lanes];
-            // SAFETY: `lanes` holds LANES elements; the caller's range of `mask` elements.
-            unsafe {
-                self.store(lanes.as_mut_ptr());
-                for (x, lane) in lanes.into_iter().enumerate().take(mask) {
-                    *to.add(x) = lane;
-                }
-            }
-        }
-        #[inline(always)]
-        unsafe fn prefetch(at: *const $elem) {
-            // SAFETY: a prefetch cannot fault.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
+        unsafe fn store_masked(self, to: *mut $elem, mask: __m256i) {
+            // SAFETY: the caller's range; lanes outside the mask are not touched.
+            unsafe { _mm256_maskstore_ps(to.cast(), mask, self.bits()) }
         }
         #[inline(always)]
         unsafe fn transpose(rows: &[*const Self::Elem; MAX_LANES], len: usize, to: *mut Self::Elem, stride: usize) {
             // SAFETY: the caller's ranges: `len` elements of each row, `LANES` at each `to + p·stride`.
             unsafe {
+                let mask = Self::mask(len);
                 let mut block = [_mm256_setzero_ps(); $lanes];
                 for (vector, row) in block.iter_mut().zip(rows) {
-                    let loaded = if len == $lanes { Self::load(*row) } else { Self::load_masked(*row, len) };
+                    let loaded = if len == $lanes { Self::load(*row) } else { Self::load_masked(*row, mask) };
                     *vector = loaded.bits();
                 }
                 let block = $network(block);
@@ -248,7 +240,7 @@ macro_rules! vectors {
         impl $name {
             pub const KERNEL: TileKernel<<$name as Vector>::Elem> = TileKernel {
                 lanes: <$name as Vector>::LANES,
-                masks: false,
+                masks: true,
                 packed: entries!(entry, $name, true; 1: 1 2 3 4 5 6 7 8; 2: 1 2 3 4 5 6),
                 direct: entries!(entry, $name, false; 1: 1 2 3 4 5 6 7 8; 2: 1 2 3 4 5 6),
             };
@@ -258,7 +250,7 @@ macro_rules! vectors {
         impl $name {
             pub const KERNEL: TileKernel<<$name as Vector>::Elem> = TileKernel {
                 lanes: <$name as Vector>::LANES,
-                masks: false,
+                masks: true,
                 packed: entries!(entry, $name, true; 1: 1 2 3 4 5; 2: 1 2 3 4 5),
                 direct: &[],
             };
@@ -268,7 +260,7 @@ macro_rules! vectors {
         impl $name {
             pub const KERNEL: TileKernel<<$name as Vector>::Elem> = TileKernel {
                 lanes: <$name as Vector>::LANES,
-                masks: false,
+                masks: true,
                 packed: entries!(entry, $name, true; 1: 1 2 3; 2: 1 2 3),
                 direct: &[],
             };
@@ -295,19 +287,29 @@ vectors! {
 
 // SAFETY: (all impls) `memory!` touches only the lanes of the mask.
 unsafe impl Vector for F32x8 {
-    memory!(f32, f32, 8, _mm256_setzero_ps, _mm256_loadu_ps, _mm256_storeu_ps, transpose_32);
+    memory!(f32, f32, 8, 1, _mm256_setzero_ps, _mm256_loadu_ps, _mm256_storeu_ps, std::convert::identity, transpose_32);
     real!(__m256, |from: *const f32| _mm256_set1_ps(*from), |sum, a, b| _mm256_fmadd_ps(a, b, sum), _mm256_add_ps);
 }
 
 // SAFETY: as above.
 unsafe impl Vector for F64x4 {
-    memory!(f64, f64, 4, _mm256_setzero_pd, _mm256_loadu_pd, _mm256_storeu_pd, transpose_64);
+    memory!(f64, f64, 4, 2, _mm256_setzero_pd, _mm256_loadu_pd, _mm256_storeu_pd, _mm256_castps_pd, transpose_64);
     real!(__m256d, |from: *const f64| _mm256_set1_pd(*from), |sum, a, b| _mm256_fmadd_pd(a, b, sum), _mm256_add_pd);
 }
 
 // SAFETY: as above.
 unsafe impl Vector for I32x8 {
-    memory!(i32, __m256i, 8, _mm256_setzero_si256, _mm256_loadu_si256, _mm256_storeu_si256, transpose_32);
+    memory!(
+        i32,
+        __m256i,
+        8,
+        1,
+        _mm256_setzero_si256,
+        _mm256_loadu_si256,
+        _mm256_storeu_si256,
+        _mm256_castps_si256,
+        transpose_32
+    );
     real!(
         __m256i,
         |from: *const i32| _mm256_set1_epi32(*from),
@@ -318,7 +320,17 @@ unsafe impl Vector for I32x8 {
 
 // SAFETY: as above.
 unsafe impl Vector for I64x4 {
-    memory!(i64, __m256i, 4, _mm256_setzero_si256, _mm256_loadu_si256, _mm256_storeu_si256, transpose_64);
+    memory!(
+        i64,
+        __m256i,
+        4,
+        2,
+        _mm256_setzero_si256,
+        _mm256_loadu_si256,
+        _mm256_storeu_si256,
+        _mm256_castps_si256,
+        transpose_64
+    );
     real!(
         __m256i,
         |from: *const i64| _mm256_set1_epi64x(*from),
@@ -329,7 +341,17 @@ unsafe impl Vector for I64x4 {
 
 // SAFETY: as above; `Bit` is a transparent 32-bit integer.
 unsafe impl Vector for B32x8 {
-    memory!(Bit, __m256i, 8, _mm256_setzero_si256, _mm256_loadu_si256, _mm256_storeu_si256, transpose_32);
+    memory!(
+        Bit,
+        __m256i,
+        8,
+        1,
+        _mm256_setzero_si256,
+        _mm256_loadu_si256,
+        _mm256_storeu_si256,
+        _mm256_castps_si256,
+        transpose_32
+    );
     real!(
         __m256i,
         |from: *const i32| _mm256_set1_epi32(*from),
@@ -340,7 +362,17 @@ unsafe impl Vector for B32x8 {
 
 // SAFETY: as above; `Complex` is two reals in order.
 unsafe impl Vector for C32x4 {
-    memory!(Complex<f32>, f32, 4, _mm256_setzero_ps, _mm256_loadu_ps, _mm256_storeu_ps, transpose_64);
+    memory!(
+        Complex<f32>,
+        f32,
+        4,
+        2,
+        _mm256_setzero_ps,
+        _mm256_loadu_ps,
+        _mm256_storeu_ps,
+        std::convert::identity,
+        transpose_64
+    );
     complex!(
         __m256,
         f32,
@@ -355,7 +387,17 @@ unsafe impl Vector for C32x4 {
 
 // SAFETY: as above.
 unsafe impl Vector for C64x2 {
-    memory!(Complex<f64>, f64, 2, _mm256_setzero_pd, _mm256_loadu_pd, _mm256_storeu_pd, transpose_128);
+    memory!(
+        Complex<f64>,
+        f64,
+        2,
+        4,
+        _mm256_setzero_pd,
+        _mm256_loadu_pd,
+        _mm256_storeu_pd,
+        _mm256_castps_pd,
+        transpose_128
+    );
     complex!(
         __m256d,
         f64,

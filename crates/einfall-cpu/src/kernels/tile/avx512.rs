@@ -22,6 +22,7 @@ macro_rules! memory {
         type Mask = $mask;
         const LANES: usize = $lanes;
         const MASKS: bool = true;
+        const FREE_MASKS: bool = true;
 
         #[inline(always)]
         unsafe fn mask(lanes: usize) -> $mask {
@@ -51,11 +52,6 @@ macro_rules! memory {
         unsafe fn store_masked(self, to: *mut $elem, mask: $mask) {
             // SAFETY: the caller's range; lanes outside the mask are not touched.
             unsafe { $store_masked(to.cast::<$scalar>(), mask, self.0) }
-        }
-        #[inline(always)]
-        unsafe fn prefetch(at: *const $elem) {
-            // SAFETY: a prefetch cannot fault.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
         }
     };
 }
@@ -259,10 +255,14 @@ macro_rules! vectors {
                 masks: true,
                 packed: entries!(entry, $name, true;
                     1: 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16;
-                    2: 1 2 3 4 5 6 7 8 9 10 11 12 13 14),
+                    2: 1 2 3 4 5 6 7 8 9 10 11 12 13 14;
+                    3: 1 2 3 4 5 6 7 8 9;
+                    4: 1 2 3 4 5 6),
                 direct: entries!(entry, $name, false;
                     1: 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16;
-                    2: 1 2 3 4 5 6 7 8 9 10 11 12 13 14),
+                    2: 1 2 3 4 5 6 7 8 9 10 11 12 13 14;
+                    3: 1 2 3 4 5 6 7 8 9;
+                    4: 1 2 3 4 5 6),
             };
         }
     };

@@ -183,13 +183,13 @@ element!(i8, i32, false, |x| x as i32, |y| y as i8);
 element!(u8, i32, false, |x| x as i32, |y| y as u8);
 element!(i16, i32, false, |x| x as i32, |y| y as i16);
 element!(u16, i32, false, |x| x as i32, |y| y as u16);
-element!(Bool8, Bit, false, |x| Bit(u32::from(x.get())), |y| Bool8::from(y.0 != 0));
 element!(bool, Bit, false, |x| Bit(x as u32), |y| y.0 != 0);
+element!(Bool8, Bit, false, |x| Bit(u32::from(x.get())), |y| Bool8::from(y.0 != 0));
 element!(Bit, Bit, true, |x| x, |y| y);
 element!(Complex<f32>, Complex<f32>, true, |x| x, |y| y);
 element!(Complex<f64>, Complex<f64>, true, |x| x, |y| y);
 element!(bf16, f32, false, |x| f32::from_bits((x.to_bits() as u32) << 16), |y| bf16::from_bits(narrow_bf16(y)));
-element!(f16, f32, false, |x| widen_f16(x.to_bits()), |y| { f16::from_bits(narrow_f16(y)) });
+element!(f16, f32, false, |x| widen_f16(x.to_bits()), |y| f16::from_bits(narrow_f16(y)));
 
 /// The value of a half, without branches so that loops over it become vector code.
 #[inline(always)]

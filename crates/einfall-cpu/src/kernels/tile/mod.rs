@@ -1,7 +1,7 @@
 //! The micro-kernel of a matrix product: a tile of C in registers, `C[i, j] = Σ_k A[i, k] · B[k, j]`.
 //!
 //! In: a column of A to broadcast and a row of B as vectors, for each k. Out: a tile of at most `height × width·lanes`
-//! elements. Called by [`crate::ops::gemm`] only. The body is written once, [`multiply`]; an instruction set supplies a
+//! elements. Called by [`crate::ops::gemm`] only. The body is written once, `multiply`; an instruction set supplies a
 //! [`Vector`] and a table of entry points, one for each tile shape, so that no edge of a matrix is computed with
 //! idle rows.
 //!
@@ -88,6 +88,7 @@ pub const MAX_LANES: usize = 16;
 /// # Safety
 /// For implementors: `load*` and `store*` touch only the elements they name. For callers of every method: the
 /// instruction set is available, and pointers are valid for the elements named.
+#[allow(clippy::missing_safety_doc, reason = "stated for all methods at once, above")]
 pub unsafe trait Vector: Copy {
     /// The element of a lane.
     type Elem: Accumulator;
@@ -99,8 +100,10 @@ pub unsafe trait Vector: Copy {
     type Sum: Copy;
     /// Number of lanes.
     const LANES: usize;
-    /// Whether loads and stores of part of a vector are as good as whole ones.
+    /// Whether there are loads and stores of part of a vector.
     const MASKS: bool;
+    /// Whether they cost no more than whole ones.
+    const FREE_MASKS: bool;
 
     /// The mask of the first `lanes` lanes.
     unsafe fn mask(lanes: usize) -> Self::Mask;
@@ -124,10 +127,6 @@ pub unsafe trait Vector: Copy {
     unsafe fn finish(sum: Self::Sum) -> Self;
     /// Lane-wise sum.
     unsafe fn plus(self, other: Self) -> Self;
-    /// Asks for the cache line of an element that will be written.
-    #[inline(always)]
-    unsafe fn prefetch(_at: *const Self::Elem) {}
-
     /// Writes `to[p·stride + x] = rows[x][p]` for x < `LANES` and p < `len` ≤ `LANES`.
     #[inline(always)]
     unsafe fn transpose(rows: &[*const Self::Elem; MAX_LANES], len: usize, to: *mut Self::Elem, stride: usize) {
@@ -140,45 +139,43 @@ pub unsafe trait Vector: Copy {
     }
 }
 
+/// From this length on, a tile takes so long that C is worth asking for in advance. Shorter ones write C as fast as
+/// memory takes it, and asking would only read what is replaced.
+const PREFETCH_LEN: usize = 96;
+
+/// Rows of B that are asked for in advance.
+const PREFETCH_ROWS: isize = 8;
+
 /// The micro-kernel: `H` rows by `W` vectors.
 ///
 /// # Safety
 /// As for [`TileFn`]; the caller compiles it with the features of `V`.
 #[inline(always)]
 unsafe fn multiply<V: Vector, const H: usize, const W: usize, const PACKED: bool>(tile: &Tile<V::Elem>) {
-    // SAFETY: TileFn's ranges; every address below is `a + i·a_row + p·a_col`, `b + p·b_row + j` or `c + i·c_row + j`.
+    // Measured on Zen 5 and not understood: two-vector tiles, of which C has many in a row, are stored a fifth faster
+    // through masks, even full ones; one and four vectors are not.
+    let partial = V::MASKS && (tile.last < V::LANES || (V::FREE_MASKS && W == 2));
+    // SAFETY: TileFn's ranges; every address below is `c + i·c_row + j`.
     unsafe {
-        let mask = V::mask(tile.last);
-        if tile.add {
+        if tile.add || tile.k >= PREFETCH_LEN {
             for i in 0..H {
-                V::prefetch(tile.c.offset(i as isize * tile.c_row));
-                V::prefetch(tile.c.offset(i as isize * tile.c_row).wrapping_add(W * V::LANES - 1));
+                let row = tile.c.wrapping_offset(i as isize * tile.c_row).cast_const();
+                prefetch(row);
+                prefetch(row.wrapping_add(W * V::LANES - 1));
             }
         }
-        let mut sums = [[V::empty(); W]; H];
-        let a_row = if PACKED { 1 } else { tile.a_row };
-        let (mut a, mut b) = (tile.a, tile.b);
-        for _ in 0..tile.k {
-            let mut right = [V::zero(); W];
-            for (j, vector) in right.iter_mut().enumerate() {
-                let from = b.add(j * V::LANES);
-                *vector = if V::MASKS && j + 1 == W { V::load_masked(from, mask) } else { V::load(from) };
-            }
-            for (i, row) in sums.iter_mut().enumerate() {
-                let left = V::broadcast(a.offset(i as isize * a_row));
-                for (sum, &vector) in row.iter_mut().zip(&right) {
-                    *sum = V::multiply_add(*sum, left, vector);
-                }
-            }
-            a = a.wrapping_offset(tile.a_col);
-            b = b.wrapping_offset(tile.b_row);
-        }
+        let mask = V::mask(tile.last);
+        let sums = if V::FREE_MASKS || partial {
+            sum::<V, H, W, PACKED, true>(tile, mask)
+        } else {
+            sum::<V, H, W, PACKED, false>(tile, mask)
+        };
         for (i, row) in sums.iter().enumerate() {
             let c = tile.c.offset(i as isize * tile.c_row);
             for (j, &sum) in row.iter().enumerate() {
                 let to = c.add(j * V::LANES);
                 let value = V::finish(sum);
-                if V::MASKS && j + 1 == W {
+                if partial && j + 1 == W {
                     let value = if tile.add { V::load_masked(to, mask).plus(value) } else { value };
                     value.store_masked(to, mask);
                 } else {
@@ -190,6 +187,40 @@ unsafe fn multiply<V: Vector, const H: usize, const W: usize, const PACKED: bool
     }
 }
 
+/// The sums of a tile; of B's last vector only the lanes of the mask are read if `MASKED`.
+///
+/// # Safety
+/// As for [`multiply`].
+#[inline(always)]
+unsafe fn sum<V: Vector, const H: usize, const W: usize, const PACKED: bool, const MASKED: bool>(
+    tile: &Tile<V::Elem>,
+    mask: V::Mask,
+) -> [[V::Sum; W]; H] {
+    // SAFETY: TileFn's ranges; every address below is `a + i·a_row + p·a_col` or `b + p·b_row + j`.
+    unsafe {
+        let mut sums = [[V::empty(); W]; H];
+        let a_row = if PACKED { 1 } else { tile.a_row };
+        let (mut a, mut b) = (tile.a, tile.b);
+        for _ in 0..tile.k {
+            let mut right = [V::zero(); W];
+            for (j, vector) in right.iter_mut().enumerate() {
+                let from = b.add(j * V::LANES);
+                prefetch(from.wrapping_offset(PREFETCH_ROWS * tile.b_row));
+                *vector = if MASKED && j + 1 == W { V::load_masked(from, mask) } else { V::load(from) };
+            }
+            for (i, row) in sums.iter_mut().enumerate() {
+                let left = V::broadcast(a.offset(i as isize * a_row));
+                for (sum, &vector) in row.iter_mut().zip(&right) {
+                    *sum = V::multiply_add(*sum, left, vector);
+                }
+            }
+            a = a.wrapping_offset(tile.a_col);
+            b = b.wrapping_offset(tile.b_row);
+        }
+        sums
+    }
+}
+
 /// A table of entry points: `entries!(function, vector, packed; width: heights…; …)`.
 macro_rules! entries {
     ($entry:ident, $vector:ty, $packed:literal; $($width:literal: $($height:literal)*);+) => {
@@ -197,3 +228,15 @@ macro_rules! entries {
     };
 }
 pub(crate) use entries;
+
+/// Asks for the cache line of an element; any address is fine.
+#[inline(always)]
+pub fn prefetch<E>(at: *const E) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a prefetch cannot fault.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(at.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
+}

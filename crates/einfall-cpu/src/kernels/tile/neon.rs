@@ -36,6 +36,7 @@ macro_rules! vector {
             type Sum = Self;
             const LANES: usize = $lanes;
             const MASKS: bool = false;
+    const FREE_MASKS: bool = false;
 
             #[inline(always)]
             unsafe fn mask(lanes: usize) -> usize {

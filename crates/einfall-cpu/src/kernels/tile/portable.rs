@@ -16,6 +16,7 @@ unsafe impl<E: Accumulator, const N: usize> Vector for Lanes<E, N> {
     type Sum = Self;
     const LANES: usize = N;
     const MASKS: bool = false;
+    const FREE_MASKS: bool = false;
 
     #[inline(always)]
     unsafe fn mask(lanes: usize) -> usize {
