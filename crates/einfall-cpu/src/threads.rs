@@ -53,22 +53,39 @@ impl Threads {
         seconds: f64,
         work: impl Fn(Range<usize>) -> Result<(), BadTable> + Sync,
     ) -> Result<(), BadTable> {
+        self.for_pieces_with(total, piece, seconds, || (), |(), range| work(range))
+    }
+
+    /// The same, where every thread has a state of its own: scratch memory.
+    ///
+    /// # Errors
+    /// [`BadTable`] when any piece failed.
+    pub fn for_pieces_with<S>(
+        &self,
+        total: usize,
+        piece: usize,
+        seconds: f64,
+        state: impl Fn() -> S + Sync,
+        work: impl Fn(&mut S, Range<usize>) -> Result<(), BadTable> + Sync,
+    ) -> Result<(), BadTable> {
         let piece = piece.max(1);
         let pieces = total.div_ceil(piece);
         let range = |at: usize| at * piece..((at + 1) * piece).min(total);
         let Some(pool) = self.pool.as_ref().filter(|_| pieces > 1 && seconds > LEAST_PARALLEL_SECONDS) else {
-            return (0..pieces).try_for_each(|at| work(range(at)));
+            let mut state = state();
+            return (0..pieces).try_for_each(|at| work(&mut state, range(at)));
         };
         // Pieces are taken from a counter, so that a slow core takes fewer of them.
         let next = AtomicUsize::new(0);
         let failed = AtomicBool::new(false);
         pool.broadcast(|_| {
+            let mut state = state();
             loop {
                 let at = next.fetch_add(1, Ordering::Relaxed);
                 if at >= pieces || failed.load(Ordering::Relaxed) {
                     return;
                 }
-                if work(range(at)).is_err() {
+                if work(&mut state, range(at)).is_err() {
                     failed.store(true, Ordering::Relaxed);
                 }
             }

@@ -1,0 +1,479 @@
+//! `gemm`: matrix products over batch loops, operands packed from wherever they lie.
+//!
+//! Left loops are the rows, right loops the columns, contracted loops the length; several loops on one side become a
+//! list of offsets, so nothing is transposed or copied beforehand, and looked-up rows are packed like any others. The
+//! idea is TBLIS's: a tensor contraction differs from a matrix product in packing only.
+
+use einfall_plan::{Access, Bounds, Contraction, Cost, Estimate, Machine, Role, Way};
+use einfall_tensor::{DType, with_element};
+
+use super::Run;
+use super::gemm::{Accum, Blocking, Caches, Scratch, gemm};
+use crate::kernels::tile::TileElement;
+use crate::pack::{Matrix, MatrixMut, Offsets};
+use crate::scalar::Scalar;
+use crate::walk::{BadTable, Walk};
+
+/// Fewest rows and columns of a product that is worth packing.
+const LEAST_SIDE: f64 = 2.0;
+
+/// What the kernel would cost.
+///
+/// # Errors
+/// Why it cannot run the contraction.
+pub fn estimate(contraction: &Contraction, machine: &Machine) -> Result<Estimate, String> {
+    let right = contraction.right.as_ref().ok_or("needs two inputs")?;
+    if !contraction.out.is_plain() {
+        return Err("the output is scattered".into());
+    }
+    if contraction.out_dtype != contraction.dtype && contraction.out_dtype != contraction.dtype.accumulator() {
+        return Err(format!("does not write {}", contraction.out_dtype));
+    }
+    if !separable(contraction, &contraction.left, Role::Left) || !separable(contraction, right, Role::Right) {
+        return Err("a lookup or window joins kept and summed labels".into());
+    }
+    let size = |role| contraction.len_of(role);
+    let (m, n, k, batch) = (size(Role::Left), size(Role::Right), size(Role::Contracted), size(Role::Batch));
+    if m < LEAST_SIDE || n < LEAST_SIDE {
+        return Err("a vector on one side: nothing to pack for".into());
+    }
+    let threads = machine.threads as f64;
+    let bytes = contraction.dtype.bytes() as f64;
+    // Edges of the register tile are computed whole; short sums do not amortise the stores of their tile.
+    let round = |len: f64, to: f64| (len / to).ceil() * to;
+    let tile_flops = 2.0 * batch * round(m, 4.0) * round(n, lanes(machine, contraction.dtype)) * (k + 6.0);
+    let compute = tile_flops / (machine.flops_per_second(contraction.dtype) * 0.85);
+    let packed = batch * (m + n) * k * bytes;
+    let packing = packed / (machine.l2_bytes_per_second * 0.25);
+    let calls = batch * 150e-9 / threads;
+    let from_memory = super::distinct_bytes(contraction) / machine.read_bytes_per_second;
+    let out_bytes = contraction.distinct_elements(&contraction.out) * contraction.out_dtype.bytes() as f64;
+    let written = if out_bytes > machine.l2_bytes as f64 { out_bytes / machine.write_bytes_per_second } else { 0.0 };
+    let seconds = (compute + packing + calls).max(from_memory).max(written) + fork(machine, compute);
+    let cost = Cost { flops: contraction.flops(), bytes: super::distinct_bytes(contraction), seconds };
+    Ok(Estimate { way: Way::Gemm, cost, workspace_bytes: workspace(contraction, machine) })
+}
+
+fn fork(machine: &Machine, seconds: f64) -> f64 {
+    if machine.threads > 1 && seconds > machine.fork_seconds { machine.fork_seconds } else { 0.0 }
+}
+
+fn lanes(machine: &Machine, dtype: DType) -> f64 {
+    let bytes = match machine.isa.as_str() {
+        "avx512" => 64,
+        "avx2" => 32,
+        _ => 16,
+    };
+    (bytes / dtype.accumulator().bytes()).max(1) as f64
+}
+
+/// Packing buffers of all threads, and the lists of offsets.
+fn workspace(contraction: &Contraction, machine: &Machine) -> usize {
+    let size = |role| contraction.len_of(role);
+    let (m, n, k) = (size(Role::Left), size(Role::Right), size(Role::Contracted));
+    let element = contraction.dtype.accumulator().bytes().max(4) as f64;
+    let block = (machine.l2_bytes as f64 / 2.0).min(round_up(m, 64.0) * k.min(512.0) * element);
+    let wide = (machine.l3_bytes as f64 / 2.0).min(round_up(n, 64.0) * k.min(512.0) * element);
+    let swapped = (machine.l3_bytes as f64 / 2.0).min(round_up(m, 64.0) * k.min(512.0) * element);
+    let lists = 8.0 * 2.0 * (m + n + k) + 3.0 * 4096.0;
+    (machine.threads as f64 * (block + wide.max(swapped) + lists)) as usize + (1 << 16)
+}
+
+fn round_up(len: f64, to: f64) -> f64 {
+    (len / to).ceil() * to
+}
+
+/// True when no lookup or window of an input joins kept and contracted loops.
+fn separable(contraction: &Contraction, access: &Access, kept: Role) -> bool {
+    let joins = |moves: &dyn Fn(usize) -> bool| {
+        let any = |role: Role| contraction.loops_of(role).any(moves);
+        any(kept) && any(Role::Contracted)
+    };
+    !access.lookups.iter().any(|lookup| joins(&|at| lookup.table_strides[at] != 0))
+        && !access.windows.iter().any(|window| joins(&|at| window.coefficients[at] != 0))
+}
+
+/// Runs the contraction.
+///
+/// # Errors
+/// [`BadTable`].
+///
+/// # Safety
+/// `run` keeps its invariant `bound`.
+pub unsafe fn run(run: &Run<'_>) -> Result<(), BadTable> {
+    let direct = run.contraction.out_dtype == run.contraction.dtype;
+    // Operands at odd addresses are rare (mapped files, packed records): the nest reads them as they are.
+    let aligned = |pointer: *const u8, dtype: DType| pointer.addr().is_multiple_of(dtype.bytes().min(8));
+    let (dtype, out_dtype) = (run.contraction.dtype, run.contraction.out_dtype);
+    if !aligned(run.left, dtype) || !aligned(run.right, dtype) || !aligned(run.out, out_dtype) {
+        // SAFETY: by the caller.
+        return unsafe { super::nest::run(run) };
+    }
+    match run.contraction.dtype {
+        DType::F16 if !direct => {
+            // SAFETY: by the caller; the element types are those of the memory. So in every arm.
+            unsafe { typed::<half::f16, f32>(run) }
+        }
+        // SAFETY: as above.
+        DType::BF16 if !direct => unsafe { typed::<half::bf16, f32>(run) },
+        dtype => with_element!(dtype, T => {
+            // SAFETY: as above.
+            unsafe { typed::<T, T>(run) }
+        }),
+    }
+}
+
+/// One side of the products: where its rows (or columns) lie in an input and in the output.
+struct SideOffsets {
+    input: Vec<isize>,
+    output: Vec<isize>,
+    /// Positions of the output that have no term: their sum is zero.
+    missing: Vec<isize>,
+}
+
+/// Offsets that do not depend on the batch are made once; others at each turn of it.
+struct Lists {
+    left: SideOffsets,
+    right: SideOffsets,
+    left_length: Vec<isize>,
+    right_length: Vec<isize>,
+}
+
+/// # Safety
+/// As [`run`], with `T` and `U` the element types of inputs and output.
+unsafe fn typed<T, U>(run: &Run<'_>) -> Result<(), BadTable>
+where
+    T: Scalar + TileElement,
+    U: Scalar<Acc = <T as Scalar>::Acc> + TileElement<Acc = <T as TileElement>::Acc>,
+{
+    let contraction = run.contraction;
+    let right = contraction.right.as_ref().expect("two inputs");
+    let batch: Vec<(usize, usize)> =
+        contraction.loops_of(Role::Batch).map(|at| (at, contraction.loops[at].len)).collect();
+    let batches: usize = batch.iter().map(|(_, len)| len).product();
+    let size = |role| contraction.loops_of(role).map(|at| contraction.loops[at].len).product::<usize>();
+    let (m, n) = (size(Role::Left), size(Role::Right));
+    let blocks = Blocks::new(m, n, batches, run.threads.count());
+    let machine = run.machine;
+    let caches = Caches {
+        l1_bytes: machine.l1_bytes,
+        l2_bytes: machine.l2_bytes,
+        l3_bytes: machine.l3_bytes / machine.threads.max(1),
+    };
+    let blocking = Blocking::new::<T>(run.isa, caches);
+    let moving = lists_move(contraction);
+    let total = batches * blocks.count();
+    let piece = if blocks.count() > 1 { 1 } else { run.threads.piece(total, 8) };
+    run.threads.for_pieces_with(
+        total,
+        piece,
+        run.serial_seconds,
+        || (Scratch::new(), None::<(usize, Lists)>),
+        |(scratch, lists), range| {
+            let accesses = [&contraction.left, right, &contraction.out];
+            let mut walk = Walk::new(accesses, batch.iter().copied(), run.tables, contraction.bounds);
+            let mut at = range.start / blocks.count();
+            walk.seek(at);
+            for flat in range {
+                if flat / blocks.count() != at {
+                    at = flat / blocks.count();
+                    walk.step();
+                }
+                // SAFETY: `bound`: the walk stands within the batch loops; each block of the output is one piece's own.
+                unsafe {
+                    if lists.as_ref().is_none_or(|(made_for, _)| moving && *made_for != at) {
+                        *lists = Some((at, make_lists(run, &walk)?));
+                    }
+                    let (_, lists) = lists.as_ref().expect("made just above");
+                    multiply::<T, U>(run, &walk, lists, &blocks, flat % blocks.count(), &blocking, scratch)?;
+                }
+            }
+            Ok(())
+        },
+    )
+}
+
+/// True when the lists of offsets depend on the batch: something is looked up in a batch loop and another.
+fn lists_move(contraction: &Contraction) -> bool {
+    let inputs = [Some(&contraction.left), contraction.right.as_ref()].into_iter().flatten();
+    inputs.into_iter().any(|access| !access.is_plain())
+}
+
+/// How one product is divided among tasks. Each element's sum is the same whichever block it is in.
+struct Blocks {
+    rows: usize,
+    row_block: usize,
+    columns: usize,
+    column_block: usize,
+}
+
+impl Blocks {
+    fn new(rows: usize, columns: usize, batches: usize, threads: usize) -> Blocks {
+        let (mut row_block, mut column_block) = (rows.max(1), columns.max(1));
+        if threads > 1 && batches < 4 * threads {
+            // Halve the longer side until every thread has a few blocks; never below what packing amortises.
+            let wanted = (4 * threads).div_ceil(batches.max(1));
+            while rows.div_ceil(row_block) * columns.div_ceil(column_block) < wanted {
+                if row_block >= column_block && row_block >= 128 {
+                    row_block = (row_block / 2).next_multiple_of(32);
+                } else if column_block >= 128 {
+                    column_block = (column_block / 2).next_multiple_of(32);
+                } else {
+                    break;
+                }
+            }
+        }
+        Blocks { rows, row_block, columns, column_block }
+    }
+
+    fn count(&self) -> usize {
+        self.rows.div_ceil(self.row_block) * self.columns.div_ceil(self.column_block)
+    }
+
+    fn ranges(&self, number: usize) -> (std::ops::Range<usize>, std::ops::Range<usize>) {
+        let across = self.columns.div_ceil(self.column_block);
+        let range = |at: usize, block: usize, len: usize| at * block..((at + 1) * block).min(len);
+        (range(number / across, self.row_block, self.rows), range(number % across, self.column_block, self.columns))
+    }
+}
+
+/// The offsets of all rows, columns and contracted positions, relative to where the batch stands.
+///
+/// # Safety
+/// As [`Walk::offset`].
+unsafe fn make_lists(run: &Run<'_>, batch: &Walk<'_, 3>) -> Result<Lists, BadTable> {
+    let contraction = run.contraction;
+    let loops = |role: Role| contraction.loops_of(role).map(|at| (at, contraction.loops[at].len)).collect::<Vec<_>>();
+    let accesses = [&contraction.left, contraction.right.as_ref().expect("two inputs"), &contraction.out];
+    // SAFETY: by the caller.
+    unsafe {
+        let (left_length, right_length) = length_lists(run, batch, accesses, &loops(Role::Contracted))?;
+        Ok(Lists {
+            left: side_list(run, batch, accesses, 0, &loops(Role::Left))?,
+            right: side_list(run, batch, accesses, 1, &loops(Role::Right))?,
+            left_length,
+            right_length,
+        })
+    }
+}
+
+/// # Safety
+/// As [`Walk::offset`].
+unsafe fn side_list(
+    run: &Run<'_>,
+    batch: &Walk<'_, 3>,
+    accesses: [&Access; 3],
+    which: usize,
+    loops: &[(usize, usize)],
+) -> Result<SideOffsets, BadTable> {
+    let mut walk = Walk::new(accesses, loops.iter().copied(), run.tables, run.contraction.bounds);
+    walk.follow(batch);
+    let mut side = SideOffsets { input: Vec::new(), output: Vec::new(), missing: Vec::new() };
+    let (start, out_start) = (batch.plain_offset(which), batch.plain_offset(2));
+    let moved = |at: usize| accesses[which].is_indirect_in(at);
+    let sided: Vec<usize> = loops.iter().map(|(at, _)| *at).filter(|&at| moved(at)).collect();
+    for _ in 0..walk.len() {
+        let output = walk.plain_offset(2) - out_start;
+        // SAFETY: by the caller.
+        match unsafe { partial_offset(&walk, accesses[which], which, &sided, run)? } {
+            Some(offset) => {
+                side.input.push(offset - start);
+                side.output.push(output);
+            }
+            None => side.missing.push(output),
+        }
+        walk.step();
+    }
+    Ok(side)
+}
+
+/// Offsets of the contracted positions that both inputs have.
+///
+/// # Safety
+/// As [`Walk::offset`].
+unsafe fn length_lists(
+    run: &Run<'_>,
+    batch: &Walk<'_, 3>,
+    accesses: [&Access; 3],
+    loops: &[(usize, usize)],
+) -> Result<(Vec<isize>, Vec<isize>), BadTable> {
+    let mut walk = Walk::new(accesses, loops.iter().copied(), run.tables, run.contraction.bounds);
+    walk.follow(batch);
+    let sided = |which: usize| -> Vec<usize> {
+        loops.iter().map(|(at, _)| *at).filter(|&at| accesses[which].is_indirect_in(at)).collect()
+    };
+    let moved = [sided(0), sided(1)];
+    let (mut left, mut right) = (Vec::new(), Vec::new());
+    for _ in 0..walk.len() {
+        // SAFETY: by the caller.
+        let (l, r) = unsafe {
+            (
+                partial_offset(&walk, accesses[0], 0, &moved[0], run)?,
+                partial_offset(&walk, accesses[1], 1, &moved[1], run)?,
+            )
+        };
+        if let (Some(l), Some(r)) = (l, r) {
+            left.push(l - batch.plain_offset(0));
+            right.push(r - batch.plain_offset(1));
+        }
+        walk.step();
+    }
+    Ok((left, right))
+}
+
+/// The plain offset plus those lookups and windows that the given loops move.
+///
+/// # Safety
+/// As [`Walk::offset`].
+unsafe fn partial_offset(
+    walk: &Walk<'_, 3>,
+    access: &Access,
+    which: usize,
+    moved_by: &[usize],
+    run: &Run<'_>,
+) -> Result<Option<isize>, BadTable> {
+    let mut offset = walk.plain_offset(which);
+    for (number, lookup) in access.lookups.iter().enumerate() {
+        if moved_by.iter().any(|&at| lookup.table_strides[at] != 0) {
+            // SAFETY: by the caller.
+            match unsafe { run.tables[lookup.table].value(walk.entry(which, number), lookup.len) } {
+                Some(value) => offset += value as isize * lookup.stride,
+                None if run.contraction.bounds == Bounds::Error => return Err(BadTable),
+                None => return Ok(None),
+            }
+        }
+    }
+    for (number, window) in access.windows.iter().enumerate() {
+        if moved_by.iter().any(|&at| window.coefficients[at] != 0) {
+            let position = walk.window(which, number);
+            if position as u64 >= window.len as u64 {
+                return Ok(None);
+            }
+            offset += position as isize * window.stride;
+        }
+    }
+    Ok(Some(offset))
+}
+
+/// Base offset of an input for this batch: lookups and windows that neither kept nor contracted loops move.
+///
+/// # Safety
+/// As [`Walk::offset`].
+unsafe fn batch_offset(
+    run: &Run<'_>,
+    walk: &Walk<'_, 3>,
+    access: &Access,
+    which: usize,
+) -> Result<Option<isize>, BadTable> {
+    let moving: Vec<usize> =
+        (0..run.contraction.loops.len()).filter(|&at| run.contraction.loops[at].role != Role::Batch).collect();
+    let mut offset = walk.plain_offset(which);
+    for (number, lookup) in access.lookups.iter().enumerate() {
+        if moving.iter().all(|&at| lookup.table_strides[at] == 0) {
+            // SAFETY: by the caller.
+            match unsafe { run.tables[lookup.table].value(walk.entry(which, number), lookup.len) } {
+                Some(value) => offset += value as isize * lookup.stride,
+                None if run.contraction.bounds == Bounds::Error => return Err(BadTable),
+                None => return Ok(None),
+            }
+        }
+    }
+    for (number, window) in access.windows.iter().enumerate() {
+        if moving.iter().all(|&at| window.coefficients[at] == 0) {
+            let position = walk.window(which, number);
+            if position as u64 >= window.len as u64 {
+                return Ok(None);
+            }
+            offset += position as isize * window.stride;
+        }
+    }
+    Ok(Some(offset))
+}
+
+/// A list as a stride where it is one.
+fn offsets(list: &[isize]) -> (isize, Offsets<'_>) {
+    match list {
+        [] => (0, Offsets::Strided(0)),
+        [only] => (*only, Offsets::Strided(0)),
+        [first, second, ..] => {
+            let stride = second - first;
+            if list.windows(2).all(|pair| pair[1] - pair[0] == stride) {
+                (*first, Offsets::Strided(stride))
+            } else {
+                (0, Offsets::Scattered(list))
+            }
+        }
+    }
+}
+
+/// One block of one product.
+///
+/// # Safety
+/// As [`typed`].
+unsafe fn multiply<T, U>(
+    run: &Run<'_>,
+    walk: &Walk<'_, 3>,
+    lists: &Lists,
+    blocks: &Blocks,
+    number: usize,
+    blocking: &Blocking,
+    scratch: &mut Scratch,
+) -> Result<(), BadTable>
+where
+    T: Scalar + TileElement,
+    U: Scalar<Acc = <T as Scalar>::Acc> + TileElement<Acc = <T as TileElement>::Acc>,
+{
+    let contraction = run.contraction;
+    let right = contraction.right.as_ref().expect("two inputs");
+    let out = run.out.cast::<U>().wrapping_offset(walk.plain_offset(2));
+    let (rows, columns) = blocks.ranges(number);
+    // Rows without a term are zero; the first row of blocks writes those of the columns and the other way round.
+    // SAFETY: by the caller.
+    unsafe {
+        zero_missing(out, &lists.left.missing, &lists.right, rows.start == 0, columns.start == 0);
+        zero_missing(out, &lists.right.missing, &lists.left, columns.start == 0, rows.start == 0);
+    }
+    let clip = |range: std::ops::Range<usize>, len: usize| range.start.min(len)..range.end.min(len);
+    let (rows, columns) = (clip(rows, lists.left.input.len()), clip(columns, lists.right.input.len()));
+    if rows.is_empty() || columns.is_empty() {
+        return Ok(());
+    }
+    // SAFETY: by the caller.
+    let bases = unsafe { (batch_offset(run, walk, &contraction.left, 0)?, batch_offset(run, walk, right, 1)?) };
+    // A batch that is left out is a product of length zero.
+    let (left_base, right_base, k) = match bases {
+        (Some(left), Some(right)) => (left, right, lists.left_length.len()),
+        _ => (0, 0, 0),
+    };
+    let (row_first, row_offsets) = offsets(&lists.left.input[rows.clone()]);
+    let (column_first, column_offsets) = offsets(&lists.right.input[columns.clone()]);
+    let (left_first, left_length) = offsets(&lists.left_length);
+    let (right_first, right_length) = offsets(&lists.right_length);
+    let (out_row_first, out_rows) = offsets(&lists.left.output[rows.clone()]);
+    let (out_column_first, out_columns) = offsets(&lists.right.output[columns.clone()]);
+    let left_data = run.left.cast::<T>().wrapping_offset(left_base + row_first + left_first);
+    let right_data = run.right.cast::<T>().wrapping_offset(right_base + column_first + right_first);
+    let a = Matrix { ptr: left_data, rows: row_offsets, cols: left_length };
+    let b = Matrix { ptr: right_data, rows: right_length, cols: column_offsets };
+    let to = out.wrapping_offset(out_row_first + out_column_first);
+    let c = MatrixMut { ptr: to, rows: out_rows, cols: out_columns };
+    // SAFETY: `bound`: every offset in the lists came from a walk within the loops; this block is this piece's own.
+    unsafe { gemm(run.isa, blocking, rows.len(), columns.len(), k, a, b, c, Accum::Replace, scratch) };
+    Ok(())
+}
+
+/// Writes zeros where a row (or column) of the output has no term at all.
+///
+/// # Safety
+/// The offsets are elements of the output that belong to this piece.
+unsafe fn zero_missing<U: Scalar>(out: *mut U, missing: &[isize], across: &SideOffsets, mine: bool, first: bool) {
+    if missing.is_empty() || !mine || !first {
+        return;
+    }
+    for &row in missing {
+        for &column in across.output.iter().chain(&across.missing) {
+            // SAFETY: by the caller.
+            unsafe { out.offset(row + column).write_unaligned(U::narrow(U::ZERO)) };
+        }
+    }
+}
