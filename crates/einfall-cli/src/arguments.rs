@@ -78,9 +78,9 @@ fn parse_integer_dtype(text: &str) -> Result<DType, String> {
 /// Arguments of `einfall run`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-FILES are the operands in order, each followed by the tables of its lookups; tables of the output come last. They are
-mapped into memory, not read whole. A file is `a.npy`, `arrays.npz:NAME` or `model.safetensors:NAME`; the name may be
-left out where there is one array only.
+FILES are the operands in order, each followed by the tables of its lookups; tables of the output \
+come last. They are mapped into memory, not read whole. A file is `a.npy`, `arrays.npz:NAME` or \
+`model.safetensors:NAME`; the name may be left out where there is one array only.
 
 The result is written under its name only when it is complete. Without -o up to 1000 values are printed.
 
@@ -121,12 +121,13 @@ pub struct RunArgs {
 /// Arguments of `einfall explain`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-The arguments of the equation are described in one of three ways: by the lengths of its labels (-s), by --shape once an
-argument, or by FILES, of which only the headers are read.
+The arguments of the equation are described in one of three ways: by the lengths of its labels \
+(-s), by --shape once an argument, or by FILES, of which only the headers are read.
 
-With -s, a looked-up or window axis has no label: its length is given under its bracket, exactly as it is written in
-the equation. Where the same bracket has other lengths in other operands, the operand's number goes before it: counted
-from 0, '1:[e]=500'. The bracket of an output axis gives the length of that axis.
+With -s, a looked-up or window axis has no label: its length is given under its bracket, as it is \
+written in the equation. Where the same bracket has other lengths in other operands, the operand's \
+number, counted from 0, goes before it: '1:[e]=500'. The bracket of an output axis gives the length \
+of that axis.
 
 Examples:
   einfall explain 'bik,bkj->bij' -s b=64,i=128,j=256,k=512
@@ -207,9 +208,9 @@ fn parse_expand(text: &str) -> Result<Expand, String> {
 /// Arguments of `einfall machine`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Takes about 4 seconds. The rates are kept in $XDG_CACHE_HOME/einfall or ~/.cache/einfall, for this processor, these
-instructions and this number of threads; every later plan uses them. Each is the best of many samples, so other work on
-the machine does little harm.
+Takes about 4 seconds. The rates are kept in $XDG_CACHE_HOME/einfall or ~/.cache/einfall, for this \
+processor, these instructions and this number of threads; every later plan uses them. Each is the \
+best of many samples, so other work on the machine does little harm.
 
 Examples:
   einfall machine
@@ -253,16 +254,16 @@ pub enum Experiment {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Cases, each the same arithmetic for the same k:
-  separate-stored    bhqd,bhqkd->bhqk       every key of every query in memory of its own
-  separate-expanded  bhqd,bhqkd->bhqk       the same equation, keys with stride 0 over q
-  separate-lookup    bhqd,bh[bhqk]d->bhqk   keys selected by a table from n rows, none twice in a list
-  shared             bhqd,bhkd->bhqk        one key list for all queries
-  all                bhqd,bhnd->bhqn        all n rows; k is n
-  window             bhqd,bh[q+w-k/2]d->bhqw   the k rows around the query's own; only with --case window
+  separate-stored    bhqd,bhqkd->bhqk          every key of every query in memory of its own
+  separate-expanded  bhqd,bhqkd->bhqk          the same equation, keys with stride 0 over q
+  separate-lookup    bhqd,bh[bhqk]d->bhqk      k of n rows for each query, selected by a table
+  shared             bhqd,bhkd->bhqk           one key list for all queries
+  all                bhqd,bhnd->bhqn           all n rows; k is n
+  window             bhqd,bh[q+w-k/2]d->bhqw   the k rows around the query's own; only if asked for
 
-A call is timed as users make it: the result is new memory each time, the plan is made once. Engines take turns, and so
-do cases, so that a change of the machine's speed meets all. A sample of each result is compared with plain f64 loops;
-a wrong one ends the run with exit code 1.
+A call is timed as users make it: the result is new memory each time, the plan is made once. \
+Engines take turns, and so do cases, so that a change of the machine's speed meets all. A sample of \
+each result is compared with plain f64 loops; a wrong one ends the run with exit code 1.
 
 Files: keys.json, keys.html and one keys-OP.svg an operation, in --out.
 

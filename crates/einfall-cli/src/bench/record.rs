@@ -268,10 +268,10 @@ pub struct BenchRow {
     /// Time spent compiling before the first call, seconds; not part of the other times.
     #[serde(default)]
     pub compile_s: Option<f64>,
-    /// Largest difference from the reference, if compared.
+    /// The difference from the reference that is largest against what is allowed there, if compared.
     #[serde(default)]
     pub max_error: Option<f64>,
-    /// The difference that is allowed.
+    /// The difference that is allowed there.
     #[serde(default)]
     pub tolerance: Option<f64>,
     /// Whether the result is right, as far as it was compared.

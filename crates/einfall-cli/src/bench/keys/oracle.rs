@@ -21,9 +21,9 @@ struct Bounded {
 /// A comparison of a sample.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Compared {
-    /// Largest difference; NaN if a result is no number.
+    /// The difference that is largest against what is allowed there; NaN if a result is no number.
     pub(super) max_error: f64,
-    /// What is allowed where the difference is largest against what is allowed there.
+    /// What is allowed there.
     pub(super) tolerance: f64,
     /// Whether every position is right.
     pub(super) ok: bool,
@@ -82,16 +82,16 @@ impl Oracle<'_> {
         for (&at, &found) in positions.iter().zip(values) {
             let Bounded { value, tolerance } = self.at(at);
             let error = (found - value).abs();
-            let right = error <= tolerance;
-            compared.ok &= right;
-            // A NaN is the largest error of all, and stays.
-            if error.is_nan() || error > compared.max_error {
-                compared.max_error = error;
-            }
-            let share = if error.is_nan() { f64::INFINITY } else { error / tolerance };
+            compared.ok &= error <= tolerance;
+            // A NaN is the largest error of all; no error is none, even where nothing is allowed.
+            let share = match error {
+                0.0 => 0.0,
+                error if error.is_nan() => f64::INFINITY,
+                error => error / tolerance,
+            };
             if share > worst {
                 worst = share;
-                compared.tolerance = tolerance;
+                compared = Compared { max_error: error, tolerance, ..compared };
             }
         }
         compared

@@ -180,7 +180,7 @@ impl Why {
             Look::Expanded => "repeats its elements",
             Look::Plain if operand.read_once => {
                 return Some(format!(
-                    "Operand {number}, `{text}`, has every label: each of its {held} is read for one multiply-add. If its rows \
+                    "Operand {number}, `{text}`, has every label: each element of its {held} is read for one multiply-add. If its rows \
                      repeat, a lookup or a view moves the distinct ones alone."
                 ));
             }
