@@ -1,3 +1,126 @@
-fn main() {
-    println!("Hello, world!");
+//! The commands of contributors: `cargo xtask test` is everything that continuous integration runs.
+//!
+//! *In*: a command. *Out*: the output of the tools it runs, each printed before it starts. The exit status is that of
+//! the first tool that failed.
+#![allow(clippy::print_stdout)] // a terminal is all that this program talks to
+
+mod check;
+
+use std::env;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+use std::time::Instant;
+
+const USAGE: &str = "\
+usage: cargo xtask COMMAND
+
+  test    everything that continuous integration runs: format, lints, tests, documentation, and checks of the
+          repository itself
+  check   the checks of the repository alone: who depends on whom, links, promises and their tests
+  slow    what takes longer: 20000 random cases a test (EINFALL_CASES), each fuzz target for 300 s (EINFALL_FUZZ_SECONDS),
+          Miri; says what it skips
+  bench   the experiment of the README on this machine; further arguments go to `einfall bench keys`
+";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    let result = match arguments.first().map(String::as_str) {
+        Some("test") => test(),
+        Some("check") => check::run(&root()),
+        Some("slow") => slow(),
+        Some("bench") => bench(&arguments[1..]),
+        _ => Err(USAGE.to_string()),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("{}", message.trim_end());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+type Outcome = Result<(), String>;
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the workspace").to_path_buf()
+}
+
+fn test() -> Outcome {
+    run("cargo fmt --all --check", &[])?;
+    check::run(&root())?;
+    run("cargo clippy --workspace --all-targets -- -D warnings", &[])?;
+    // Snapshots are compared, never written.
+    run("cargo test --workspace", &[("INSTA_UPDATE", "no")])?;
+    run("cargo doc --workspace --no-deps", &[("RUSTDOCFLAGS", "-D warnings")])
+}
+
+fn slow() -> Outcome {
+    let cases = env::var("EINFALL_CASES").unwrap_or("20000".into());
+    run("cargo test --release -p einfall", &[("EINFALL_CASES", &cases), ("INSTA_UPDATE", "no")])?;
+
+    if answers("cargo +nightly fuzz --version") {
+        let seconds = env::var("EINFALL_FUZZ_SECONDS").unwrap_or("300".into());
+        for target in ["parse", "problem"] {
+            run(&format!("cargo +nightly fuzz run {target} -- -max_total_time={seconds}"), &[])?;
+        }
+    } else {
+        println!("skipped: fuzzing needs a nightly toolchain and cargo-fuzz (cargo install cargo-fuzz)");
+    }
+
+    if !answers("cargo +nightly miri --version") {
+        println!("skipped: Miri needs a nightly toolchain with it (rustup +nightly component add miri)");
+        return Ok(());
+    }
+    // Snapshots and random tests read files and the environment; fewer cases, because Miri is slow.
+    let root = root().display().to_string();
+    let environment = [
+        ("MIRIFLAGS", "-Zmiri-disable-isolation -Zrandomize-layout"),
+        ("PROPTEST_CASES", "8"),
+        ("INSTA_UPDATE", "no"),
+        ("INSTA_WORKSPACE_ROOT", root.as_str()),
+    ];
+    run("cargo +nightly miri test -p einfall-equation -p einfall-tensor -p einfall-plan", &environment)?;
+    println!("skipped: Miri does not know vector intrinsics, so the kernels are left to the random tests");
+    Ok(())
+}
+
+fn bench(arguments: &[String]) -> Outcome {
+    run(&format!("cargo run --release -p einfall-cli -- bench keys {}", arguments.join(" ")), &[])
+}
+
+/// Runs a command line in the workspace, after printing it.
+fn run(line: &str, environment: &[(&str, &str)]) -> Outcome {
+    let settings: String = environment.iter().map(|(name, value)| format!("{name}='{value}' ")).collect();
+    println!("+ {settings}{}", line.trim_end());
+    let start = Instant::now();
+    let status = command(line).envs(environment.iter().copied()).status();
+    let seconds = start.elapsed().as_secs_f64();
+    match status {
+        Ok(status) if status.success() => {
+            println!("  {seconds:.1} s");
+            Ok(())
+        }
+        Ok(status) => Err(format!("error: `{}` failed: {status}", line.trim_end())),
+        Err(error) => Err(format!("error: `{}` could not be started: {error}", line.trim_end())),
+    }
+}
+
+/// Whether a command can be run here.
+fn answers(line: &str) -> bool {
+    command(line).stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
+}
+
+fn command(line: &str) -> Command {
+    let mut words = line.split_whitespace();
+    let program = words.next().expect("a program");
+    let mut command = Command::new(program);
+    command.args(words).current_dir(root());
+    if line.starts_with("cargo +") {
+        // Cargo tells its children which toolchain it is; another one must not hear of it.
+        for name in ["RUSTUP_TOOLCHAIN", "CARGO", "RUSTC", "RUSTDOC"] {
+            command.env_remove(name);
+        }
+    }
+    command
 }

@@ -21,6 +21,7 @@ pub mod isa;
 pub mod kernels;
 pub mod load;
 pub mod machine;
+pub mod measure;
 pub mod ops;
 pub mod pack;
 pub mod scalar;

@@ -123,3 +123,54 @@ pub fn row_axpys(contraction: &Contraction) -> Result<RowAxpys, &'static str> {
         .ok_or("nothing is summed")?;
     Ok(RowAxpys { rows, inner, row_loop })
 }
+
+/// What moves the rows of a [`DenseTile`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moved {
+    /// A lookup of the rows' access, by its number.
+    Lookup(usize),
+    /// A window of the rows' access, by its number.
+    Window(usize),
+}
+
+/// Rows that many vectors look at, each at some of them: all pairs may be computed as a tile, and the wanted ones kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DenseTile {
+    /// The loop whose vectors share the rows: the rows depend on it through a table or a window alone.
+    pub tile_loop: usize,
+    /// What chooses among the rows.
+    pub moved: Moved,
+}
+
+/// Matches [`DenseTile`] for rows on which `row_loop` counts; `other` is the input that meets them.
+///
+/// # Errors
+/// Why not.
+pub fn dense_tile(
+    contraction: &Contraction,
+    rows: &Access,
+    other: &Access,
+    row_loop: usize,
+) -> Result<DenseTile, &'static str> {
+    let moved = match (rows.lookups.as_slice(), rows.windows.as_slice()) {
+        ([lookup], []) if lookup.table_strides[row_loop] != 0 => Moved::Lookup(0),
+        ([], [window]) if window.coefficients[row_loop] != 0 => Moved::Window(0),
+        _ => return Err("needs rows chosen by one lookup or one window"),
+    };
+    if rows.strides[row_loop] != 0 {
+        return Err("rows are chosen and strided at once");
+    }
+    (0..contraction.loops.len())
+        .filter(|&at| {
+            at != row_loop
+                && contraction.loops[at].role != Role::Contracted
+                && rows.strides[at] == 0
+                && rows.is_indirect_in(at)
+                && other.strides[at] != 0
+                && !other.is_indirect_in(at)
+                && !contraction.out.is_indirect_in(at)
+        })
+        .max_by_key(|&at| contraction.loops[at].len)
+        .map(|tile_loop| DenseTile { tile_loop, moved })
+        .ok_or("no vectors share the rows")
+}

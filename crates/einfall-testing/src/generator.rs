@@ -49,6 +49,12 @@ pub fn cases() -> impl Strategy<Value = Case> {
     prop::collection::vec(any::<u32>(), 0..=300).prop_map(|list| generate(&mut Choices::Listed(list.into_iter())))
 }
 
+/// The case whose choices are these bytes, four a choice; a choice that is missing is the simplest one.
+pub fn case_from_bytes(bytes: &[u8]) -> Case {
+    let list: Vec<u32> = bytes.chunks_exact(4).map(|four| u32::from_be_bytes(four.try_into().expect("four"))).collect();
+    generate(&mut Choices::Listed(list.into_iter()))
+}
+
 fn generate(choices: &mut Choices) -> Case {
     let mut draft = Draft::new(choices);
     let count = 1 + draft.choices.below(5);

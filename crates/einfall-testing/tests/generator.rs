@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use einfall_equation::{Equation, Operand};
 use einfall_tensor::DType;
 use einfall_testing::features::{FEATURES, features};
-use einfall_testing::generator::{MOST_TERMS, cases, malformed_case, random_case};
+use einfall_testing::generator::{MOST_TERMS, case_from_bytes, cases, malformed_case, random_case};
 use einfall_testing::number::unit_roundoff;
+use einfall_testing::random::Random;
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::TestRunner;
 
@@ -137,5 +138,16 @@ proptest::proptest! {
         if let Err(error) = case.expected() {
             panic!("{error}\n{case}");
         }
+    }
+}
+
+#[test]
+fn any_bytes_are_a_case_with_a_result() {
+    let mut random = Random::new(11, 0);
+    for len in 0..400 {
+        let bytes: Vec<u8> = (0..len).map(|_| random.bits() as u8).collect();
+        let case = case_from_bytes(&bytes);
+        assert!(case.expected().is_ok(), "{case}");
+        assert_eq!(case, case_from_bytes(&bytes));
     }
 }

@@ -91,6 +91,7 @@ fn push(rows: &mut Vec<BenchRow>, op: Op, case: Case, lines: &[Line], factor: f6
                 floor_s: Some(memory.max(compute)),
                 floor_kind: Some(if memory > compute { FloorKind::Memory } else { FloorKind::Compute }),
                 way: way.map(str::to_owned),
+                peak_bytes: ours.then_some(scores),
                 compile_s: engine.ends_with("compiled").then_some(11.4),
                 max_error: Some(3.8e-6),
                 tolerance: Some(2.1e-5),

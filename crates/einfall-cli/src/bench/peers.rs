@@ -299,6 +299,7 @@ struct Running {
     requests: ChildStdin,
     replies: Receiver<String>,
     last_words: Arc<Mutex<VecDeque<String>>>,
+    listener: thread::JoinHandle<()>,
     gone: bool,
     _script: TempDir,
 }
@@ -334,8 +335,8 @@ impl Running {
         });
         let last_words = Arc::new(Mutex::new(VecDeque::new()));
         let kept = Arc::clone(&last_words);
-        thread::spawn(move || keep_last_lines(stderr, &kept));
-        Ok(Self { child, requests, replies, last_words, gone: false, _script: folder })
+        let listener = thread::spawn(move || keep_last_lines(stderr, &kept));
+        Ok(Self { child, requests, replies, last_words, listener, gone: false, _script: folder })
     }
 
     fn ask<T: DeserializeOwned>(&mut self, request: &serde_json::Value, limit: Duration) -> Result<T, PeerFailure> {
@@ -380,6 +381,11 @@ impl Running {
             }
         };
         self.end();
+        // Its standard error is closed now, unless it left children behind; what it said last is worth a moment.
+        let deadline = Instant::now() + Duration::from_secs(2);
+        while !self.listener.is_finished() && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(5));
+        }
         let words = self.last_words.lock().unwrap_or_else(PoisonError::into_inner);
         let last = words.iter().rev().find(|line| !line.trim().is_empty());
         PeerFailure(last.map_or_else(

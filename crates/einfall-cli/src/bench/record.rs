@@ -21,6 +21,15 @@ use serde::{Deserialize, Serialize};
 /// Name under which our own rows stand in a report.
 pub const EINFALL: &str = "einfall";
 
+/// Name of our rows for attention that is put together from two einsums with a softmax between them.
+pub const EINFALL_COMPOSED: &str = "einfall, 2 einsums";
+
+/// Whether an engine of that name is einfall.
+#[must_use]
+pub fn is_ours(engine: &str) -> bool {
+    matches!(engine, EINFALL | EINFALL_COMPOSED)
+}
+
 /// Version of the JSON document; it rises when a field changes its meaning.
 pub const FORMAT: u32 = 1;
 
@@ -38,12 +47,14 @@ pub enum Case {
     Shared,
     /// All n keys for every query: `(b, h, n, d)`; k is n.
     All,
+    /// The k of n keys around each query's own position; those before the first and behind the last are left out.
+    Window,
 }
 
 impl Case {
     /// Every case, in the order in which reports show them.
-    pub const ALL: [Self; 5] =
-        [Self::SeparateStored, Self::SeparateExpanded, Self::SeparateLookup, Self::Shared, Self::All];
+    pub const ALL: [Self; 6] =
+        [Self::SeparateStored, Self::SeparateExpanded, Self::SeparateLookup, Self::Shared, Self::All, Self::Window];
 
     /// The name on the command line and in JSON.
     #[must_use]
@@ -54,6 +65,7 @@ impl Case {
             Self::SeparateLookup => "separate-lookup",
             Self::Shared => "shared",
             Self::All => "all",
+            Self::Window => "window",
         }
     }
 
@@ -66,6 +78,7 @@ impl Case {
             Self::SeparateLookup => "separate keys, looked up",
             Self::Shared => "one key list shared by all queries",
             Self::All => "all keys",
+            Self::Window => "a window of keys around each query",
         }
     }
 }
@@ -248,13 +261,17 @@ pub struct BenchRow {
     /// The way einfall chose, in the words of `einfall explain`.
     #[serde(default)]
     pub way: Option<String>,
+    /// Most memory that a call took beyond its inputs, bytes: the result and whatever it was computed in. Counted for
+    /// einfall only.
+    #[serde(default)]
+    pub peak_bytes: Option<u64>,
     /// Time spent compiling before the first call, seconds; not part of the other times.
     #[serde(default)]
     pub compile_s: Option<f64>,
-    /// Largest difference from the reference, if compared.
+    /// The difference from the reference that is largest against what is allowed there, if compared.
     #[serde(default)]
     pub max_error: Option<f64>,
-    /// The difference that is allowed.
+    /// The difference that is allowed there.
     #[serde(default)]
     pub tolerance: Option<f64>,
     /// Whether the result is right, as far as it was compared.
@@ -283,7 +300,7 @@ impl BenchRow {
     /// Whether the row is einfall's own.
     #[must_use]
     pub fn is_ours(&self) -> bool {
-        self.engine == EINFALL
+        is_ours(&self.engine)
     }
 }
 

@@ -86,13 +86,17 @@ fn write_heading(out: &mut dyn Write, op: Op, case: Case) -> io::Result<()> {
     writeln!(out, "\n{text}\n{}", "=".repeat(text.chars().count()))
 }
 
-/// What is the same for every engine: the work, the bytes, the floor.
+/// What is the same for every engine of a problem: the work, the bytes, the floor; and the memory that einfall takes.
 #[must_use]
-pub fn work(row: &BenchRow) -> String {
+pub fn work(rows: &[&BenchRow]) -> String {
+    let Some(row) = rows.first() else { return String::new() };
     let mut text = format!("{}, {} distinct", units::flop(row.flops as f64), units::bytes(row.bytes_distinct as f64));
     if let Some(floor) = row.floor_s {
         let kind = row.floor_kind.map_or(String::new(), |kind| format!(" ({})", kind.name()));
         text += &format!(", floor {}{kind}", units::seconds(floor));
+    }
+    if let Some(peak) = rows.iter().find_map(|row| row.peak_bytes) {
+        text += &format!("; einfall takes {}", units::bytes(peak as f64));
     }
     text
 }
@@ -101,7 +105,7 @@ fn write_problem(out: &mut dyn Write, rows: &[&BenchRow]) -> io::Result<()> {
     let Some(first) = rows.first() else {
         return Ok(());
     };
-    writeln!(out, "\nk={}  {}", first.k, work(first))?;
+    writeln!(out, "\nk={}  {}", first.k, work(rows))?;
     let ours = rows.iter().find(|row| row.is_ours()).map(|row| row.min_s);
     let cells: Vec<_> = rows.iter().map(|row| cells(row, ours)).collect();
     write_rows(out, &cells)?;
@@ -185,7 +189,7 @@ mod tests {
         }
         for wanted in [
             "scores / separate-lookup: separate keys, looked up",
-            "k=100  51.2 MFLOP, 103 MB distinct, floor 3.83 ms (memory)",
+            "k=100  51.2 MFLOP, 103 MB distinct, floor 3.83 ms (memory); einfall takes 3.20 MB",
             "AMD EPYC 7763 64-Core Processor, 2 threads, f32, b=8 h=1 q=1000 n=1000 d=32",
             "torch 2.11.0",
             "skipped, it needs 2.05 GB",

@@ -168,6 +168,14 @@ pub fn split_name(spec: &str) -> (&Path, Option<&str>) {
     (Path::new(spec), None)
 }
 
+/// Checks that the name of a file to be written ends in a format, before anything is computed for it.
+///
+/// # Errors
+/// [`FileError::Unsupported`].
+pub fn check_name(path: &Path) -> Result<(), FileError> {
+    Format::of(path).map(|_| ())
+}
+
 /// Reads one array: `a.npy`, `archive.npz:name` or `model.safetensors:name`. The name may be left out where the archive
 /// holds one array only.
 ///

@@ -3,12 +3,14 @@
 //! [`KERNELS`] is the table that the planner sees, most specific first; to add a kernel, add a file and a row.
 
 pub mod axpys;
+pub mod dense;
 pub mod dots;
 pub mod gemm;
 pub mod matmul;
 pub mod nest;
 mod run;
 mod source;
+pub mod spread;
 
 use einfall_plan::{Access, Contraction, Estimate, KernelSpec, Machine};
 
@@ -30,6 +32,8 @@ pub struct Kernel {
 pub const KERNELS: &[Kernel] = &[
     Kernel { name: "dots", estimate: dots::estimate, run: dots::run },
     Kernel { name: "axpys", estimate: axpys::estimate, run: axpys::run },
+    Kernel { name: "dense", estimate: dense::estimate, run: dense::run },
+    Kernel { name: "spread", estimate: spread::estimate, run: spread::run },
     Kernel { name: "gemm", estimate: matmul::estimate, run: matmul::run },
     Kernel { name: "nest", estimate: nest::estimate, run: nest::run },
 ];

@@ -106,7 +106,7 @@ fn tables(out: &mut String, report: &BenchReport, op: Op) {
         for k in ks {
             let rows = report.problem(op, case, k);
             let ours = rows.iter().find(|row| row.is_ours()).map(|row| row.min_s);
-            let work = rows.first().map_or(String::new(), |row| table::work(row));
+            let work = table::work(&rows);
             let _ = writeln!(
                 out,
                 "<tbody><tr class=\"group\"><th colspan=\"{}\">k={k} <span>{}</span></th></tr>",

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::bench::record::{BenchRow, EINFALL};
+use crate::bench::record::{BenchRow, is_ours};
 
 /// Shape of a data point.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,13 +62,13 @@ pub(super) fn engines<'a>(rows: &[&'a BenchRow]) -> Vec<(&'a str, Style)> {
     let mut names: Vec<&str> = rows.iter().map(|row| row.engine.as_str()).collect();
     let known = |name: &str| KNOWN.iter().position(|(known, _)| *known == name);
     let rank = |name: &&str| {
-        if *name == EINFALL { 0 } else { known(name).map_or(usize::MAX, |at| at + 1) }
+        if is_ours(name) { 0 } else { known(name).map_or(usize::MAX, |at| at + 1) }
     };
     names.sort_by(|a, b| rank(a).cmp(&rank(b)).then(a.cmp(b)));
     names.dedup();
     let mut more = MORE.iter().cycle();
     let look = |name| match known(name) {
-        _ if name == EINFALL => OURS,
+        _ if is_ours(name) => OURS,
         Some(at) => KNOWN[at].1,
         None => more.next().copied().unwrap_or(OURS),
     };

@@ -1,0 +1,236 @@
+//! Random data for the experiment, and the arrays of each case.
+//!
+//! What the cases look at is the same numbers: stored keys are the rows that the table selects, shared and expanded
+//! ones the first k rows.
+
+use einfall::half::{bf16, f16};
+use einfall::{DType, Error, Tensor, TensorError, View};
+
+use super::options::Options;
+use crate::bench::record::{Case, Op, Sizes};
+
+/// Numbers that depend on a seed alone (Steele, Lea and Flood: SplitMix64).
+#[derive(Clone, Debug)]
+pub(super) struct Random(u64);
+
+impl Random {
+    pub(super) fn new(seed: u64, stream: u64) -> Self {
+        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(stream << 32))
+    }
+
+    fn bits(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut bits = self.0;
+        bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        bits ^ (bits >> 31)
+    }
+
+    /// From 0 to below 1.
+    fn uniform(&mut self) -> f64 {
+        (self.bits() >> 11) as f64 / (1u64 << 53) as f64
+    }
+
+    /// A position below `len`.
+    fn below(&mut self, len: usize) -> usize {
+        ((u128::from(self.bits()) * len as u128) >> 64) as usize
+    }
+
+    /// Of variance 1, near enough to normal: the sum of 12 uniform numbers.
+    fn normal(&mut self) -> f64 {
+        (0..12).map(|_| self.uniform()).sum::<f64>() - 6.0
+    }
+}
+
+/// An array of a floating-point dtype.
+fn floats(dtype: DType, shape: &[usize], mut next: impl FnMut() -> f64) -> Result<Tensor, TensorError> {
+    let count = shape.iter().product();
+    let numbers = (0..count).map(|_| next());
+    match dtype {
+        DType::F64 => Tensor::from_slice(&numbers.collect::<Vec<_>>(), shape),
+        DType::F16 => Tensor::from_slice(&numbers.map(f16::from_f64).collect::<Vec<_>>(), shape),
+        DType::BF16 => Tensor::from_slice(&numbers.map(bf16::from_f64).collect::<Vec<_>>(), shape),
+        _ => Tensor::from_slice(&numbers.map(|x| x as f32).collect::<Vec<_>>(), shape),
+    }
+}
+
+/// An element of an array of the experiment as f64.
+pub(super) fn number(tensor: &Tensor, at: usize) -> f64 {
+    let size = tensor.dtype().bytes();
+    let bytes = &tensor.as_bytes()[at * size..(at + 1) * size];
+    match *bytes {
+        [a, b] if tensor.dtype() == DType::F16 => f16::from_ne_bytes([a, b]).to_f64(),
+        [a, b] => bf16::from_ne_bytes([a, b]).to_f64(),
+        [a, b, c, d] => f64::from(f32::from_ne_bytes([a, b, c, d])),
+        [a, b, c, d, e, f, g, h] => f64::from_ne_bytes([a, b, c, d, e, f, g, h]),
+        _ => f64::NAN,
+    }
+}
+
+/// Data that does not depend on k.
+pub(super) struct Rows {
+    /// `(b, h, q, d)`.
+    pub(super) query: Tensor,
+    /// `(b, h, n, d)`.
+    pub(super) keys: Tensor,
+    /// `(b, h, n, d)`.
+    pub(super) values: Tensor,
+}
+
+impl Rows {
+    pub(super) fn new(options: &Options) -> Result<Self, Error> {
+        let Sizes { b, h, q, n, d, .. } = options.sizes;
+        let normal = |stream, shape: &[usize]| {
+            let mut random = Random::new(options.seed, stream);
+            floats(options.dtype, shape, || random.normal())
+        };
+        Ok(Self {
+            query: normal(1, &[b, h, q, d])?,
+            keys: normal(2, &[b, h, n, d])?,
+            values: normal(3, &[b, h, n, d])?,
+        })
+    }
+
+    /// Keys, or values for the operation that looks at these.
+    fn of(&self, values: bool) -> &Tensor {
+        if values { &self.values } else { &self.keys }
+    }
+}
+
+/// Data for one k.
+pub(super) struct Lists {
+    pub(super) sizes: Sizes,
+    /// `(b, h, q, k)`: rows, none twice in a list.
+    pub(super) table: Tensor,
+    /// The same for the oracle.
+    pub(super) positions: Vec<u32>,
+    /// `(b, h, q, k)`: what rows are weighted with.
+    pub(super) weights: Tensor,
+}
+
+impl Lists {
+    pub(super) fn new(options: &Options, k: usize) -> Result<Self, Error> {
+        let sizes = Sizes { k, ..options.sizes };
+        let Sizes { b, h, q, n, .. } = sizes;
+        let mut random = Random::new(options.seed, 4 + k as u64);
+        let mut rows: Vec<u32> = (0..n as u32).collect();
+        let mut positions = Vec::with_capacity(b * h * q * k);
+        for _ in 0..b * h * q {
+            // The start of a shuffle (Fisher and Yates); what an earlier list left behind is as good as any order.
+            for at in 0..k {
+                rows.swap(at, at + random.below(n - at));
+            }
+            positions.extend_from_slice(&rows[..k]);
+        }
+        let shape = [b, h, q, k];
+        let table = match options.table_dtype {
+            DType::I32 => Tensor::from_slice(&positions.iter().map(|&at| at as i32).collect::<Vec<_>>(), &shape)?,
+            _ => Tensor::from_slice(&positions.iter().map(|&at| i64::from(at)).collect::<Vec<_>>(), &shape)?,
+        };
+        let weights = floats(options.dtype, &shape, || random.uniform() * 2.0 / k as f64)?;
+        Ok(Self { sizes, table, positions, weights })
+    }
+}
+
+/// Bytes that stored keys and values take.
+pub(super) fn stored_bytes(sizes: Sizes, op: Op, dtype: DType) -> u64 {
+    let Sizes { b, h, q, k, d, .. } = sizes;
+    let arrays = if op == Op::Attention { 2 } else { 1 };
+    [b, h, q, k, d, dtype.bytes(), arrays].iter().map(|&len| len as u64).product()
+}
+
+/// Distinct bytes of input and output.
+pub(super) fn distinct_bytes(sizes: Sizes, op: Op, case: Case, options: &Options) -> u64 {
+    let Sizes { b, h, q, n, k, d } = sizes;
+    let rows = match case {
+        Case::SeparateStored => q * k,
+        Case::SeparateLookup => n.min(q * k),
+        Case::Window => n.min(q + k - 1),
+        Case::SeparateExpanded | Case::Shared | Case::All => k,
+    };
+    let table = if case == Case::SeparateLookup { q * k * options.table_dtype.bytes() } else { 0 };
+    let elements = match op {
+        Op::Scores | Op::Values => q * d + rows * d + q * k,
+        Op::Attention => 2 * q * d + 2 * rows * d,
+    };
+    (b * h) as u64 * (elements * options.dtype.bytes() + table) as u64
+}
+
+/// What a case looks at, in memory of its own where the case needs that.
+pub(super) struct Looked<'a> {
+    case: Case,
+    sizes: Sizes,
+    rows: &'a Rows,
+    lists: &'a Lists,
+    keys: Option<Tensor>,
+    values: Option<Tensor>,
+}
+
+impl<'a> Looked<'a> {
+    pub(super) fn new(op: Op, case: Case, rows: &'a Rows, lists: &'a Lists) -> Result<Self, Error> {
+        let mut looked = Self { case, sizes: lists.sizes, rows, lists, keys: None, values: None };
+        if op != Op::Values {
+            looked.keys = looked.made(false)?;
+        }
+        if op != Op::Scores {
+            looked.values = looked.made(true)?;
+        }
+        Ok(looked)
+    }
+
+    fn made(&self, values: bool) -> Result<Option<Tensor>, Error> {
+        let source = self.rows.of(values);
+        let Sizes { b, h, n, k, d, .. } = self.sizes;
+        Ok(match self.case {
+            Case::SeparateStored => {
+                Some(einfall::einsum("bh[bhqk]d->bhqkd", &[source.view(), self.lists.table.view()])?)
+            }
+            Case::SeparateExpanded | Case::Shared => {
+                let strides = [h * n * d, n * d, d, 1].map(usize::cast_signed);
+                let first = View::from_bytes(source.as_bytes(), source.dtype(), &[b, h, k, d], &strides, 0)?;
+                Some(einfall::einsum("bhkd->bhkd", &[first])?)
+            }
+            Case::SeparateLookup | Case::All | Case::Window => None,
+        })
+    }
+
+    /// The equation of one contraction, and a length that it needs.
+    pub(super) fn equation(&self, values: bool) -> (String, Option<(&'static str, usize)>) {
+        let k = self.sizes.k;
+        let rows = match self.case {
+            Case::SeparateStored | Case::SeparateExpanded => "bhqkd".to_owned(),
+            Case::SeparateLookup => "bh[bhqk]d".to_owned(),
+            Case::Shared => "bhkd".to_owned(),
+            Case::All => "bhnd".to_owned(),
+            Case::Window => format!("bh[q+w-{}]d", k / 2),
+        };
+        let label = match self.case {
+            Case::All => 'n',
+            Case::Window => 'w',
+            _ => 'k',
+        };
+        // For the weighted sum the weights give the window its length.
+        let size = (self.case == Case::Window && !values).then_some(("w", k));
+        if values { (format!("bhq{label},{rows}->bhqd"), size) } else { (format!("bhqd,{rows}->bhq{label}"), size) }
+    }
+
+    /// The arguments behind the first.
+    pub(super) fn arguments(&self, values: bool) -> Result<Vec<View<'_>>, Error> {
+        let made = if values { &self.values } else { &self.keys };
+        let source = made.as_ref().unwrap_or(self.rows.of(values));
+        let Sizes { b, h, q, k, d, .. } = self.sizes;
+        Ok(match self.case {
+            Case::SeparateLookup => vec![source.view(), self.lists.table.view()],
+            Case::SeparateExpanded => {
+                let strides = [h * k * d, k * d, 0, d, 1].map(usize::cast_signed);
+                vec![View::from_bytes(source.as_bytes(), source.dtype(), &[b, h, q, k, d], &strides, 0)?]
+            }
+            _ => vec![source.view()],
+        })
+    }
+
+    /// The first argument: queries or weights.
+    pub(super) fn first(&self, values: bool) -> View<'_> {
+        if values { self.lists.weights.view() } else { self.rows.query.view() }
+    }
+}

@@ -1,0 +1,92 @@
+//! `einfall bench keys`: each query attends to k keys of its own; how does time grow with k, and on what does it depend?
+//!
+//! In: the command line. Out: tables on the terminal (or the JSON document), `keys.json`, `keys.html` and an SVG an
+//! operation. Each result is compared with plain loops; a wrong one of ours fails the run after everything is written.
+
+mod data;
+mod options;
+mod oracle;
+mod ours;
+mod rivals;
+mod run;
+mod softmax;
+mod write;
+
+use std::io::Write;
+use std::time::Duration;
+
+use einfall::{CpuDevice, Device, Isa, Machine};
+
+use super::record::{self, BenchReport, Settings};
+use super::table;
+use crate::arguments::KeysArgs;
+use crate::failure::Failure;
+use crate::host;
+use options::Options;
+
+/// Runs the experiment.
+///
+/// # Errors
+/// [`Failure`]: what was asked for makes no sense, files cannot be written, or a result of ours is wrong.
+pub fn run(args: &KeysArgs, out: &mut dyn Write) -> Result<(), Failure> {
+    let options = Options::new(args)?;
+    let folder = write::Folder::open(&args.out)?;
+    let device = measured_device(args)?;
+    let mut report = BenchReport {
+        machine: about(device.machine(), &options),
+        settings: Settings {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            unix_time: write::unix_time(),
+            threads: device.machine().threads,
+            dtype: options.dtype.name().to_owned(),
+            table_dtype: options.table_dtype.name().to_owned(),
+            sizes: options.sizes,
+            peers: std::collections::BTreeMap::new(),
+            command: write::command(std::env::args()),
+        },
+        ..BenchReport::default()
+    };
+    run::measure(args, &options, &device, &mut report)?;
+    folder.write(&report)?;
+    if args.json {
+        out.write_all(report.to_json().as_bytes())?;
+    } else {
+        table::write(out, &report)?;
+        writeln!(out, "\n{}", folder.written(&report))?;
+    }
+    out.flush()?;
+    let wrong: Vec<String> = report
+        .rows
+        .iter()
+        .filter(|row| row.is_ours() && !row.ok)
+        .map(|row| format!("{} {} k={}", row.op, row.case, row.k))
+        .collect();
+    if wrong.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::internal(format!("einfall's result is wrong: {}", wrong.join(", "))))
+}
+
+/// The device with rates that somebody measured: given, saved, or measured now.
+fn measured_device(args: &KeysArgs) -> Result<CpuDevice, Failure> {
+    let device = host::device(args.threads, args.machine.as_deref())?;
+    if device.machine().measured || args.machine.is_some() {
+        return Ok(device);
+    }
+    let budget = Duration::from_secs_f64(if args.quick { 0.7 } else { 3.0 });
+    let isa: Isa = device.isa();
+    let machine = host::measure(isa, device.machine().threads, budget, args.json)?;
+    Ok(device.with_machine(machine))
+}
+
+fn about(machine: &Machine, options: &Options) -> record::Machine {
+    record::Machine {
+        cpu: machine.name.clone(),
+        isa: machine.isa.clone(),
+        cores: std::thread::available_parallelism().map_or(1, usize::from),
+        memory_bytes: host::memory_bytes().unwrap_or(0),
+        os: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
+        read_bytes_per_s: Some(machine.read_bytes_per_second),
+        flops_per_s: Some(machine.flops_per_second(options.dtype)),
+    }
+}

@@ -1,0 +1,180 @@
+//! What results should be: plain loops in f64 over the data that the engines were given, for a sample of positions.
+//!
+//! The bound on the difference is derived for each position from the sum of absolute products, as in Higham, "Accuracy
+//! and Stability of Numerical Algorithms", chapter 3: a sum of m terms is off by at most m·ε·Σ|term|, in any order.
+
+use einfall::{DType, Tensor};
+
+use super::data::{Lists, Rows, number};
+use crate::bench::record::{Case, Op, Sizes};
+
+/// Positions that are compared; every one if the result has fewer.
+pub(super) const SAMPLE: usize = 64;
+
+/// A value and how far a result may be off.
+#[derive(Clone, Copy, Debug)]
+struct Bounded {
+    value: f64,
+    tolerance: f64,
+}
+
+/// A comparison of a sample.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Compared {
+    /// The difference that is largest against what is allowed there; NaN if a result is no number.
+    pub(super) max_error: f64,
+    /// What is allowed there.
+    pub(super) tolerance: f64,
+    /// Whether every position is right.
+    pub(super) ok: bool,
+}
+
+/// Half the distance from 1 to the next number.
+fn unit_roundoff(dtype: DType) -> f64 {
+    match dtype {
+        DType::F64 => f64::EPSILON / 2.0,
+        DType::F16 => 2f64.powi(-11),
+        DType::BF16 => 2f64.powi(-8),
+        _ => f64::from(f32::EPSILON) / 2.0,
+    }
+}
+
+/// The reference for one problem.
+pub(super) struct Oracle<'a> {
+    pub(super) op: Op,
+    pub(super) case: Case,
+    pub(super) rows: &'a Rows,
+    pub(super) lists: &'a Lists,
+    /// The type in which the engine sums; the data's own for engines that we know nothing of.
+    pub(super) sums_in: DType,
+}
+
+impl Oracle<'_> {
+    /// Shape of the result.
+    pub(super) fn shape(&self) -> [usize; 4] {
+        let Sizes { b, h, q, k, d, .. } = self.lists.sizes;
+        [b, h, q, if self.op == Op::Scores { k } else { d }]
+    }
+
+    /// Positions of a sample, spread over the result (Knuth's multiplier).
+    pub(super) fn positions(&self) -> Vec<usize> {
+        let total: usize = self.shape().iter().product();
+        if total <= SAMPLE {
+            return (0..total).collect();
+        }
+        (0..SAMPLE as u64).map(|at| (at.wrapping_mul(2_654_435_761) % total as u64) as usize).collect()
+    }
+
+    /// Compares a result on the sample.
+    pub(super) fn check(&self, result: &Tensor) -> Compared {
+        if result.shape() != self.shape() {
+            return Compared { max_error: f64::NAN, tolerance: 0.0, ok: false };
+        }
+        let positions = self.positions();
+        let values: Vec<f64> = positions.iter().map(|&at| number(result, at)).collect();
+        self.compare(&positions, &values)
+    }
+
+    /// Compares values at some positions.
+    pub(super) fn compare(&self, positions: &[usize], values: &[f64]) -> Compared {
+        let mut compared = Compared { max_error: 0.0, tolerance: 0.0, ok: true };
+        let mut worst = -1.0;
+        for (&at, &found) in positions.iter().zip(values) {
+            let Bounded { value, tolerance } = self.at(at);
+            let error = (found - value).abs();
+            compared.ok &= error <= tolerance;
+            // A NaN is the largest error of all; no error is none, even where nothing is allowed.
+            let share = match error {
+                0.0 => 0.0,
+                error if error.is_nan() => f64::INFINITY,
+                error => error / tolerance,
+            };
+            if share > worst {
+                worst = share;
+                compared = Compared { max_error: error, tolerance, ..compared };
+            }
+        }
+        compared
+    }
+
+    fn at(&self, flat: usize) -> Bounded {
+        let last = self.shape()[3];
+        let (list, at) = (flat / last, flat % last);
+        match self.op {
+            Op::Scores => self.score(list, at),
+            Op::Values => self.weighted(list, at, |key| {
+                let weight = number(&self.lists.weights, list * self.lists.sizes.k + key);
+                Bounded { value: weight, tolerance: 0.0 }
+            }),
+            Op::Attention => self.attention(list, at),
+        }
+    }
+
+    /// The row that a list names, as a position in keys and values; none outside of a window.
+    fn row(&self, list: usize, key: usize) -> Option<usize> {
+        let Sizes { q, n, k, .. } = self.lists.sizes;
+        let (head, query) = (list / q, list % q);
+        let row = match self.case {
+            Case::SeparateStored | Case::SeparateLookup => self.lists.positions[list * k + key] as usize,
+            Case::SeparateExpanded | Case::Shared | Case::All => key,
+            Case::Window => (query + key).checked_sub(k / 2).filter(|&row| row < n)?,
+        };
+        Some(head * n + row)
+    }
+
+    fn bounded(&self, value: f64, absolute: f64, terms: usize) -> Bounded {
+        let sums = unit_roundoff(self.sums_in) * (terms + 2) as f64 * absolute;
+        let stored = unit_roundoff(self.rows.query.dtype()) * (value.abs() + sums);
+        Bounded { value, tolerance: sums + stored + f64::MIN_POSITIVE }
+    }
+
+    fn score(&self, list: usize, key: usize) -> Bounded {
+        let d = self.lists.sizes.d;
+        let Some(row) = self.row(list, key) else { return Bounded { value: 0.0, tolerance: 0.0 } };
+        let (mut sum, mut absolute) = (0.0, 0.0);
+        for at in 0..d {
+            let product = number(&self.rows.query, list * d + at) * number(&self.rows.keys, row * d + at);
+            sum += product;
+            absolute += product.abs();
+        }
+        self.bounded(sum, absolute, d)
+    }
+
+    /// Σ weight · value over a list; a weight may be off itself.
+    fn weighted(&self, list: usize, at: usize, weight: impl Fn(usize) -> Bounded) -> Bounded {
+        let Sizes { k, d, .. } = self.lists.sizes;
+        let (mut sum, mut absolute, mut off) = (0.0, 0.0, 0.0);
+        for key in 0..k {
+            let Some(row) = self.row(list, key) else { continue };
+            let (weight, value) = (weight(key), number(&self.rows.values, row * d + at));
+            sum += weight.value * value;
+            absolute += (weight.value * value).abs();
+            off += weight.tolerance * value.abs();
+        }
+        let bounded = self.bounded(sum, absolute, k);
+        Bounded { tolerance: bounded.tolerance + off, ..bounded }
+    }
+
+    fn attention(&self, list: usize, at: usize) -> Bounded {
+        let Sizes { k, d, .. } = self.lists.sizes;
+        let scale = 1.0 / (d as f64).sqrt();
+        let scores: Vec<Bounded> = (0..k).map(|key| self.score(list, key)).collect();
+        let most = scores.iter().map(|score| score.value).fold(f64::NEG_INFINITY, f64::max);
+        let powers: Vec<f64> = scores.iter().map(|score| ((score.value - most) * scale).exp()).collect();
+        let total: f64 = powers.iter().sum();
+        // A score that is off by δ changes its power, and the total, by a factor of at most e^δ each. Products with the
+        // scale, powers, their sum and the quotient are rounded in the type that sums are in, scaled scores and weights
+        // in the type of the data.
+        let off = scores.iter().map(|score| score.tolerance * scale).fold(0.0, f64::max);
+        let stored = unit_roundoff(self.rows.query.dtype());
+        let largest = scores.iter().map(|score| score.value.abs() * scale).fold(0.0, f64::max);
+        let relative = 2.0 * off + unit_roundoff(self.sums_in) * (k as f64 + 16.0) + stored * (4.0 + 4.0 * largest);
+        self.weighted(list, at, |key| {
+            let weight = powers[key] / total;
+            Bounded { value: weight, tolerance: weight * relative.exp_m1() }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,80 @@
+//! The files of a run, each of which appears whole or not at all.
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use crate::bench::chart;
+use crate::bench::record::BenchReport;
+use crate::failure::Failure;
+
+/// The folder that files go to.
+pub(super) struct Folder(PathBuf);
+
+impl Folder {
+    /// Makes the folder if need be, and sees that it can be written, before hours are spent.
+    pub(super) fn open(path: &Path) -> Result<Self, Failure> {
+        let failed = |error| refused(path, &error);
+        fs::create_dir_all(path).map_err(failed)?;
+        tempfile::tempfile_in(path).map_err(failed)?;
+        Ok(Self(path.to_owned()))
+    }
+
+    /// Writes the document, the page and the pictures.
+    pub(super) fn write(&self, report: &BenchReport) -> Result<(), Failure> {
+        self.replace("keys.json", &report.to_json())?;
+        self.replace("keys.html", &chart::html(report))?;
+        report.ops().into_iter().try_for_each(|op| self.replace(&format!("keys-{op}.svg"), &chart::svg(report, op)))
+    }
+
+    fn replace(&self, name: &str, text: &str) -> Result<(), Failure> {
+        let path = self.0.join(name);
+        let failed = |error| refused(&path, &error);
+        let mut builder = tempfile::Builder::new();
+        #[cfg(unix)]
+        {
+            // Others may read results; the user's mask still applies.
+            use std::os::unix::fs::PermissionsExt;
+            builder.permissions(fs::Permissions::from_mode(0o666));
+        }
+        let mut file = builder.tempfile_in(&self.0).map_err(failed)?;
+        file.write_all(text.as_bytes()).map_err(failed)?;
+        file.persist(&path).map_err(|error| failed(error.error))?;
+        Ok(())
+    }
+
+    /// A line about what was written.
+    pub(super) fn written(&self, report: &BenchReport) -> String {
+        let pictures: String = report.ops().iter().map(|op| format!(", keys-{op}.svg")).collect();
+        format!("Written to {}: keys.json, keys.html{pictures}", self.0.display())
+    }
+}
+
+fn refused(path: &Path, error: &io::Error) -> Failure {
+    Failure::bad_input(format!("cannot write `{}`: {error}", path.display()))
+}
+
+/// Seconds since 1970.
+pub(super) fn unix_time() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// A command line for a shell, the program by its name alone.
+pub(super) fn command(words: impl Iterator<Item = String>) -> String {
+    let plain =
+        |word: &str| !word.is_empty() && word.chars().all(|c| c.is_ascii_alphanumeric() || "-_=,./:+".contains(c));
+    let quoted = |word: String| if plain(&word) { word } else { format!("'{}'", word.replace('\'', r"'\''")) };
+    std::iter::once("einfall".to_owned()).chain(words.skip(1).map(quoted)).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_can_be_pasted() {
+        let words = ["/usr/bin/einfall", "bench", "keys", "--out", "my results", "-s", "b=8"].map(str::to_owned);
+        assert_eq!(command(words.into_iter()), "einfall bench keys --out 'my results' -s b=8");
+    }
+}

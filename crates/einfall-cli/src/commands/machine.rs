@@ -1,0 +1,80 @@
+//! `einfall machine`: measures, prints and saves the rates of this processor.
+
+use std::io::Write;
+use std::path::Path;
+use std::time::Duration;
+
+use einfall::{CpuDevice, Device, Error, Machine, default_device, machine_cache_path};
+use serde_json::json;
+
+use super::write_json;
+use crate::arguments::MachineArgs;
+use crate::bench::units;
+use crate::failure::Failure;
+use crate::host;
+
+pub(super) fn run(args: &MachineArgs, out: &mut dyn Write) -> Result<(), Failure> {
+    // The device knows which instructions the environment asks for.
+    let isa = match args.threads {
+        Some(threads) => CpuDevice::new(threads).map_err(Error::from)?.isa(),
+        None => default_device().map_err(Error::from)?.isa(),
+    };
+    let threads = match args.threads {
+        Some(threads) => threads,
+        None => default_device().map_err(Error::from)?.machine().threads,
+    };
+    let machine = host::measure(isa, threads, Duration::from_secs_f64(args.budget), args.json)?;
+    let saved = if args.no_save { None } else { machine_cache_path(&machine) };
+    if let Some(path) = &saved {
+        save(path, &machine)?;
+    }
+    if args.json {
+        return write_json(out, &json!({"format": 1, "machine": machine, "saved": saved}));
+    }
+    write_table(out, &machine)?;
+    match saved {
+        Some(path) => writeln!(out, "saved as {}", path.display())?,
+        None if !args.no_save => writeln!(out, "not saved: neither XDG_CACHE_HOME nor HOME is set")?,
+        None => {}
+    }
+    Ok(())
+}
+
+/// Writes the description so that it appears whole or not at all.
+fn save(path: &Path, machine: &Machine) -> Result<(), Failure> {
+    let failed = |error: std::io::Error| Failure::bad_input(format!("cannot write `{}`: {error}", path.display()));
+    let text = serde_json::to_string_pretty(machine).map_err(|error| Failure::internal(error.to_string()))?;
+    let folder = path.parent().unwrap_or(Path::new("."));
+    std::fs::create_dir_all(folder).map_err(failed)?;
+    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(failed)?;
+    writeln!(file, "{text}").map_err(failed)?;
+    file.persist(path).map_err(|error| failed(error.error))?;
+    Ok(())
+}
+
+fn write_table(out: &mut dyn Write, machine: &Machine) -> Result<(), Failure> {
+    let s = if machine.threads == 1 { "" } else { "s" };
+    writeln!(out, "{}, {} thread{s}, {}", machine.name, machine.threads, machine.isa)?;
+    let kib = |bytes: usize| format!("{} KiB", bytes >> 10);
+    writeln!(
+        out,
+        "caches: L1 {} and L2 {} a core, L3 {}",
+        kib(machine.l1_bytes),
+        kib(machine.l2_bytes),
+        kib(machine.l3_bytes)
+    )?;
+    let bytes = |rate: f64| format!("{}/s", units::bytes(rate));
+    let flops = |rate: f64| format!("{}/s", units::flop(rate));
+    for (name, rate) in [
+        ("read memory", bytes(machine.read_bytes_per_second)),
+        ("write memory", bytes(machine.write_bytes_per_second)),
+        ("look up rows of 128 B in L2", bytes(machine.l2_bytes_per_second)),
+        ("look up rows of 128 B in L3", bytes(machine.l3_bytes_per_second)),
+        ("f32 multiply-adds", flops(machine.f32_flops_per_second)),
+        ("f64 multiply-adds", flops(machine.f64_flops_per_second)),
+        ("start and join threads", units::seconds(machine.fork_seconds)),
+    ] {
+        writeln!(out, "  {name:<28} {rate:>14}")?;
+    }
+    Ok(())
+}

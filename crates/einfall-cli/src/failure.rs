@@ -1,0 +1,103 @@
+//! Why a command ended without its result: a message in the house style and an exit code.
+//!
+//! In: an error of any part. Out: a [`Failure`], which `main` prints after `error: ` and turns into the exit code.
+//! Text that the library words for its callers is reworded here for the command line.
+
+use std::fmt;
+use std::io;
+
+use einfall::{BindError, Diagnostic, Error, RunError, TensorError};
+
+use crate::files::FileError;
+
+/// Exit code for what the caller can put right: arguments, files, shapes, dtypes.
+pub const BAD_INPUT: u8 = 2;
+/// Exit code for what the caller cannot: no memory, a wrong result in a benchmark.
+pub const INTERNAL: u8 = 1;
+
+/// A message without `error: `, its hint on a line of its own, and an exit code.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// What happened.
+    pub message: String,
+    /// [`BAD_INPUT`] or [`INTERNAL`].
+    pub code: u8,
+}
+
+impl Failure {
+    /// Something the caller can put right.
+    pub fn bad_input(message: impl Into<String>) -> Self {
+        Self { message: message.into(), code: BAD_INPUT }
+    }
+
+    /// Something the caller cannot put right.
+    pub fn internal(message: impl Into<String>) -> Self {
+        Self { message: message.into(), code: INTERNAL }
+    }
+
+    /// Whether the reader of our output went away, which is no error.
+    pub fn is_broken_pipe(&self) -> bool {
+        self.code == 0
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl From<FileError> for Failure {
+    fn from(error: FileError) -> Self {
+        Self::bad_input(error.to_string())
+    }
+}
+
+/// From writing to standard output.
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::BrokenPipe => Self { message: String::new(), code: 0 },
+            _ => Self::internal(format!("cannot write the output: {error}")),
+        }
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        let code = match &error {
+            Error::Run(RunError::Changed | RunError::OutOfMemory { .. }) => INTERNAL,
+            Error::Tensor(TensorError::OutOfMemory { .. }) => INTERNAL,
+            _ => BAD_INPUT,
+        };
+        Self { message: reworded(&error), code }
+    }
+}
+
+/// The library's text, with the options of the command line instead of keyword arguments.
+fn reworded(error: &Error) -> String {
+    match error {
+        Error::Run(RunError::TableValue { argument, position, value, len }) => format!(
+            "table argument {argument} holds {value} at {position:?}, outside the axis of length {len}\n\
+             hint: `--bounds skip` leaves such terms out"
+        ),
+        Error::Bind(BindError::MissingSize(diagnostic)) => with_hint(diagnostic, "give it with `-s`, as in `-s w=9`"),
+        Error::Bind(BindError::UnknownSize(diagnostic)) => {
+            Diagnostic { message: diagnostic.message.replace("`sizes` names", "`-s` names"), ..(**diagnostic).clone() }
+                .to_string()
+        }
+        Error::Bind(BindError::SizeConflict(diagnostic)) => {
+            Diagnostic { message: diagnostic.message.replace("in `sizes`", "in `-s`"), ..(**diagnostic).clone() }
+                .to_string()
+        }
+        Error::Plan(error) => error.to_string().replace("`memory_limit`", "`--memory-limit`"),
+        other => other.to_string(),
+    }
+}
+
+fn with_hint(diagnostic: &Diagnostic, fallback: &str) -> String {
+    // The library shows a dictionary; what stands in its quotes is the key.
+    let key = diagnostic.hint.as_deref().and_then(|hint| hint.split('"').nth(1));
+    let hint = key.map_or_else(|| fallback.to_owned(), |key| format!("give it with `-s`, as in `-s '{key}=1000'`"));
+    Diagnostic { hint: Some(hint), ..diagnostic.clone() }.to_string()
+}

@@ -1,0 +1,104 @@
+//! The processor that a command runs on: its threads, and its rates if somebody measured them.
+
+use std::path::Path;
+use std::time::Duration;
+
+use einfall::{CpuDevice, Device, Error, Isa, Machine, default_device, machine_cache_path};
+use einfall_cpu::measure::{Quantity, measure_machine};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use crate::failure::Failure;
+
+/// Most threads that may be asked for.
+const MOST_THREADS: usize = 1024;
+
+/// Reads a number of threads.
+///
+/// # Errors
+/// It is not from 1 to 1024.
+pub fn parse_threads(text: &str) -> Result<usize, String> {
+    let count = text.parse().ok().filter(|count| (1..=MOST_THREADS).contains(count));
+    count.ok_or_else(|| format!("`{text}` is not a number from 1 to {MOST_THREADS}"))
+}
+
+/// The device of a command: with `threads` and the machine description in `machine` where they are given.
+///
+/// # Errors
+/// The environment or the description asks for what there is not.
+pub fn device(threads: Option<usize>, machine: Option<&Path>) -> Result<CpuDevice, Failure> {
+    let given = machine.map(read_machine).transpose()?;
+    let threads = match (threads, &given) {
+        (Some(threads), _) => threads,
+        (None, Some(machine)) => machine.threads,
+        (None, None) => default_device().map_err(Error::from)?.machine().threads,
+    };
+    let device = CpuDevice::new(threads).map_err(Error::from)?;
+    let machine = given.or_else(|| saved_machine(device.machine()));
+    Ok(match machine {
+        Some(machine) => device.with_machine(machine),
+        None => device,
+    })
+}
+
+fn read_machine(path: &Path) -> Result<Machine, Failure> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| Failure::bad_input(format!("cannot open `{}`: {error}", path.display())))?;
+    let wrong = |error| Failure::bad_input(format!("`{}` describes no machine: {error}", path.display()));
+    let mut document: serde_json::Value = serde_json::from_str(&text).map_err(wrong)?;
+    // `einfall machine --json` puts it under a name, the saved file does not.
+    let described = document.get_mut("machine").map(serde_json::Value::take).unwrap_or(document);
+    let machine: Machine = serde_json::from_value(described).map_err(wrong)?;
+    if !(1..=MOST_THREADS).contains(&machine.threads) {
+        return Err(Failure::bad_input(format!("`{}`: {} threads", path.display(), machine.threads)));
+    }
+    Ok(machine)
+}
+
+/// What `einfall machine` saved for this processor and number of threads.
+fn saved_machine(estimate: &Machine) -> Option<Machine> {
+    let text = std::fs::read_to_string(machine_cache_path(estimate)?).ok()?;
+    let machine: Machine = serde_json::from_str(&text).ok()?;
+    let same = machine.name == estimate.name && machine.isa == estimate.isa && machine.threads == estimate.threads;
+    same.then_some(machine)
+}
+
+/// Measures this processor with a progress bar on standard error; hidden where that is no terminal, or where `quiet`.
+///
+/// # Errors
+/// As [`measure_machine`].
+pub fn measure(isa: Isa, threads: usize, budget: Duration, quiet: bool) -> Result<Machine, Failure> {
+    let bar = progress(Quantity::ALL.len() as u64, quiet);
+    let mut first = true;
+    let measured = measure_machine(isa, threads, budget, &mut |quantity| {
+        bar.inc(u64::from(!std::mem::take(&mut first)));
+        bar.set_message(quantity.title());
+    });
+    bar.finish_and_clear();
+    Ok(measured.map_err(Error::from)?)
+}
+
+/// A progress bar on standard error.
+pub fn progress(steps: u64, quiet: bool) -> ProgressBar {
+    // The default target hides itself where standard error is no terminal.
+    let target = if quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
+    let bar = ProgressBar::with_draw_target(Some(steps), target);
+    let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {elapsed} {wide_msg}");
+    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+    bar
+}
+
+/// Bytes of memory that programs may still take; `None` where the system does not say.
+pub fn available_bytes() -> Option<u64> {
+    meminfo("MemAvailable:")
+}
+
+/// Bytes of main memory.
+pub fn memory_bytes() -> Option<u64> {
+    meminfo("MemTotal:")
+}
+
+fn meminfo(field: &str) -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix(field))?;
+    line.trim().trim_end_matches("kB").trim().parse::<u64>().ok()?.checked_mul(1024)
+}

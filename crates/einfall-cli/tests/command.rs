@@ -1,0 +1,271 @@
+//! Help, completions, `explain`, `machine` and `bench keys`: what they print, and what programs may rely on.
+
+mod common;
+
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use common::{Place, list};
+use einfall::Machine;
+use einfall_cli::bench::record::{BenchReport, Case, Op};
+use serde_json::{Value, json};
+
+#[test]
+fn help_is_as_agreed() {
+    let place = Place::new();
+    for (name, arguments) in [
+        ("help", &["--help"][..]),
+        ("help_run", &["run", "--help"]),
+        ("help_explain", &["explain", "--help"]),
+        ("help_machine", &["machine", "--help"]),
+        ("help_bench_keys", &["bench", "keys", "--help"]),
+    ] {
+        let ran = place.run(arguments);
+        insta::assert_snapshot!(name, ran.out());
+        for line in ran.stdout.lines() {
+            assert!(line.chars().count() <= 120, "{line}");
+        }
+    }
+    assert_eq!(place.run(&["--version"]).out(), format!("einfall {}\n", env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn every_shell_gets_a_completion() {
+    let place = Place::new();
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let ran = place.run(&["completions", shell]);
+        assert!(ran.out().contains("memory-limit"), "{shell}");
+    }
+}
+
+#[test]
+fn nobody_reading_is_no_error() {
+    let place = Place::new();
+    let mut child =
+        place.command(&["completions", "bash"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+}
+
+const KEYS: [&str; 6] = ["explain", "bhqd,bh[bhqk]d->bhqk", "-s", "b=8,h=1,q=1000,k=100,d=32", "-s", "[bhqk]=1000"];
+
+#[test]
+fn explain_says_what_is_moved_before_it_prints_the_plan() {
+    let ran = Place::new().run(&KEYS);
+    let (why, plan) = ran.out().split_once("\n\n").unwrap();
+    assert!(why.starts_with("51.2 MFLOP on 11.6 MB of distinct data: "), "{why}");
+    let why = why.replace('\n', " ");
+    assert!(why.contains("it holds 1.02 MB; stored whole as `bhqkd` it would be 102 MB"), "{why}");
+    assert!(plan.starts_with("bhqd,bh[bhqk]d->bhqk   b=8 h=1 q=1000 d=32 k=100   f32\n"), "{plan}");
+    assert!(plan.lines().any(|line| line.starts_with(" * ")) && plan.contains("workspace"), "{plan}");
+}
+
+#[test]
+fn explain_gives_programs_steps_candidates_and_costs() {
+    let place = Place::new();
+    let mut arguments = KEYS.to_vec();
+    arguments.push("--json");
+    let plan = place.run(&arguments).json();
+    assert_eq!(plan["labels"], json!({"b": 8, "h": 1, "q": 1000, "k": 100, "d": 32}));
+    assert_eq!(plan["result"], json!({"dtype": "f32", "shape": [8, 1, 1000, 100]}));
+    assert_eq!(plan["arguments"][2]["dtype"], "i64");
+    let operand = &plan["why"]["operands"][1];
+    assert_eq!((&operand["look"], &operand["whole_bytes"]), (&json!("looked-up"), &json!(102_400_000.0)));
+    let step = &plan["steps"][0];
+    let chosen = &step["candidates"][step["chosen"].as_u64().unwrap() as usize];
+    assert_eq!(chosen["way"], step["way"]);
+    for field in ["flops", "bytes", "seconds"] {
+        assert!(chosen["cost"][field].as_f64().unwrap() > 0.0 && plan["cost"][field].is_f64(), "{field}");
+    }
+    assert!(chosen["workspace_bytes"].is_u64() && plan["workspace_bytes"].is_u64() && plan["machine"].is_object());
+    let candidates = step["candidates"].as_array().unwrap();
+    assert!(candidates.iter().all(|one| one["cost"].is_object() != one["refused"].is_string()), "{candidates:?}");
+}
+
+#[test]
+fn explain_plans_for_a_machine_that_is_not_this_one() {
+    let place = Place::new();
+    let machine = Machine { read_bytes_per_second: 1.024e9, ..Machine::example() };
+    std::fs::write(place.path("machine.json"), serde_json::to_string(&machine).unwrap()).unwrap();
+    let file = place.path("machine.json");
+    let mut arguments = KEYS.to_vec();
+    arguments.extend(["--machine", file.to_str().unwrap()]);
+    let text = place.run(&arguments).out().replace('\n', " ");
+    assert!(text.contains("only to read that takes 100 ms"), "{text}");
+}
+
+#[test]
+fn explain_takes_shapes_files_and_views() {
+    let place = Place::new();
+    place.f32("a.npy", &[2, 3], &[0.0; 6]);
+    place.f32("b.npy", &[3, 5], &[0.0; 15]);
+    let shape = |arguments: &[&str]| {
+        let mut arguments = [&["explain"], arguments].concat();
+        arguments.push("--json");
+        place.run(&arguments).json()["result"]["shape"].clone()
+    };
+    assert_eq!(shape(&["ij,jk->ik", "a.npy", "b.npy"]), json!([2, 5]));
+    assert_eq!(shape(&["...j,jk", "--shape", "7,2,3", "--shape", "3,5"]), json!([7, 2, 5]));
+    assert_eq!(shape(&[",i", "--shape", "", "--shape", "4"]), json!([4]));
+    assert_eq!(shape(&["[e]d,[e]d->e", "-s", "e=5,d=2,0:[e]=3,1:[e]=9"]), json!([5]));
+    assert_eq!(shape(&["e,[e]d->[e]d", "-s", "e=5,d=2,[e]=3"]), json!([3, 2]));
+    assert_eq!(shape(&["qd,[q+w-1]d->qw", "-s", "q=5,d=2,w=3,[q+w-1]=5"]), json!([5, 3]));
+    let view = place.run(&["explain", "qd,qkd->qk", "-s", "q=5,k=3,d=2", "--expand", "1:q", "--json"]).json();
+    assert_eq!(view["arguments"][1], json!({"dtype": "f32", "shape": [5, 3, 2], "strides": [0, 2, 1]}));
+    assert_eq!(view["why"]["operands"][1]["look"], "expanded");
+}
+
+#[test]
+fn explain_refuses_what_it_cannot_describe() {
+    let place = Place::new();
+    for (arguments, wanted) in [
+        (
+            &["ij,jk", "-s", "i=2,j=3"][..],
+            "nothing gives label `k` a length\n  ij,jk\n      ^\nhint: give it with `-s`",
+        ),
+        (&["[e]->e", "-s", "e=3"], "nothing gives axis `[e]` of operand 0 a length"),
+        (&["...i", "-s", "i=3"], "hint: give the shapes instead"),
+        (&["i", "--shape", "3,x"], "`x` is not a length"),
+        (&["ij,jk", "--shape", "2,3"], "takes 2 arguments but 1"),
+        (&["i,i", "-s", "i=3", "--expand", "2:i"], "names operand 2 of 2"),
+        (&["i,i", "-s", "i=3", "--expand", "1:j"], "operand 1, `i`, has no label `j`"),
+        (&["i,i", "-s", "i=3", "--expand", "i"], "hint: write it as `1:q`"),
+        (&["i", "-s", "i=3", "--machine", "missing.json"], "cannot open `missing.json`"),
+        (&["i", "-s", "i=3", "--table-dtype", "f32"], "a table holds integers, not f32"),
+        (&["[i", "-s", "i=3"], "^"),
+        (&["i", "missing.npy"], "cannot open `missing.npy`"),
+        (&["ij", "-s", "i=9999999999,j=9999999999"], "more"),
+    ] {
+        let ran = place.run(&[&["explain"], arguments].concat());
+        assert!(ran.code == Some(2) && ran.stderr.starts_with("error: ") && ran.stdout.is_empty(), "{ran:?}");
+        assert!(ran.stderr.contains(wanted), "{wanted:?} in\n{}", ran.stderr);
+    }
+}
+
+#[test]
+fn a_measured_machine_is_saved_and_used() {
+    let place = Place::new();
+    let ran = place.run(&["machine", "--json", "--budget", "0.2"]).json();
+    let saved = ran["saved"].as_str().unwrap();
+    let machine: Machine = serde_json::from_str(&std::fs::read_to_string(saved).unwrap()).unwrap();
+    assert!(machine.measured && machine.threads == 2 && machine.f32_flops_per_second > 1e8);
+    assert_eq!(list(&place.path("cache/einfall")).len(), 1, "no temporary file is left");
+    let planned = place.run(&["explain", "i->", "-s", "i=3", "--json"]).json();
+    assert_eq!(planned["machine"], serde_json::to_value(&machine).unwrap());
+    assert_eq!(ran["machine"], planned["machine"]);
+}
+
+#[test]
+fn a_machine_can_be_measured_without_a_trace() {
+    let place = Place::new();
+    let text = place.run(&["machine", "--no-save", "--threads", "1", "--budget", "0.1"]);
+    assert!(text.out().contains("1 thread, ") && text.stdout.contains("read memory"), "{text:?}");
+    assert!(!place.path("cache").exists());
+    std::fs::write(place.path("cache"), "in the way").unwrap();
+    let ran = place.run(&["machine", "--budget", "0.1"]);
+    assert!(ran.code == Some(2) && ran.stderr.contains("cannot write"), "{ran:?}");
+}
+
+/// Runs a small experiment on the example machine.
+fn bench(place: &Place, more: &[&str]) -> common::Ran {
+    let file = place.path("machine.json");
+    std::fs::write(&file, serde_json::to_string(&Machine::example()).unwrap()).unwrap();
+    let quick = ["bench", "keys", "--quick", "--out", "results", "--machine", file.to_str().unwrap()];
+    place.run(&[&quick, more].concat())
+}
+
+#[test]
+fn a_quick_experiment_is_right_and_complete() {
+    let place = Place::new();
+    let started = Instant::now();
+    let ran =
+        bench(&place, &["--json", "--case", "separate-stored,separate-expanded,separate-lookup,shared,all,window"]);
+    assert!(started.elapsed() < Duration::from_secs(60));
+    let report = BenchReport::from_json(ran.out()).unwrap();
+    for op in Op::ALL {
+        for case in Case::ALL {
+            let rows = report.rows.iter().filter(|row| row.op == op && row.case == case).count();
+            let expected = match (op, case) {
+                (Op::Attention, Case::Window) => 0,
+                (_, Case::All) => 1,
+                _ => 3,
+            };
+            assert_eq!(rows, expected, "{op} {case}");
+        }
+    }
+    for row in &report.rows {
+        assert!(row.ok && row.max_error <= row.tolerance && row.is_ours(), "{row:?}");
+        assert!(row.min_s > 0.0 && row.median_s >= row.min_s && row.repeats >= 4 && row.floor_s > Some(0.0), "{row:?}");
+        let result =
+            row.sizes.b * row.sizes.h * row.sizes.q * if row.op == Op::Scores { row.k } else { row.sizes.d } * 4;
+        assert!(row.peak_bytes >= Some(result as u64) && row.way.is_some(), "{row:?}");
+    }
+    let first: Value = serde_json::from_str::<Value>(&ran.stdout).unwrap()["rows"][0].clone();
+    for field in [
+        "case",
+        "op",
+        "k",
+        "engine",
+        "dtype",
+        "threads",
+        "sizes",
+        "min_s",
+        "median_s",
+        "repeats",
+        "flops",
+        "bytes_distinct",
+        "floor_s",
+        "floor_kind",
+        "way",
+        "peak_bytes",
+        "compile_s",
+        "max_error",
+        "tolerance",
+        "ok",
+    ] {
+        assert!(first.get(field).is_some(), "{field} in {first}");
+    }
+    let files = ["keys-attention.svg", "keys-scores.svg", "keys-values.svg", "keys.html", "keys.json"];
+    assert_eq!(list(&place.work().join("results")), files);
+    assert_eq!(std::fs::read_to_string(place.work().join("results/keys.json")).unwrap(), ran.stdout);
+}
+
+#[test]
+fn every_type_is_right() {
+    let place = Place::new();
+    for dtype in ["f64", "bf16", "f16"] {
+        let ran = bench(&place, &["--dtype", dtype, "--table-dtype", "i32", "--k", "7", "-s", "n=31,d=17"]);
+        assert!(ran.out().contains(&format!("{dtype}, b=2 h=1 q=100 n=31 d=17")), "{ran:?}");
+        assert!(ran.stdout.contains("47.6 kFLOP"), "2·2·100·7·17: {ran:?}");
+    }
+}
+
+#[test]
+fn experiments_that_make_no_sense_are_refused() {
+    let place = Place::new();
+    std::fs::write(place.work().join("file"), "").unwrap();
+    for (arguments, wanted) in [
+        (&["--k", "101"][..], "`--k 101` is not from 1 to n=100"),
+        (&["-s", "x=1"], "no label `x`"),
+        (&["--op", "sums"], "hint: one of scores, values, attention"),
+        (&["--case", "some"], "hint: one of separate-stored"),
+        (&["--dtype", "i32"], "i32 is none of"),
+        (&["--table-dtype", "u8"], "u8 is neither"),
+        (&["--budget=-1"], "`-1` is not a number of seconds"),
+        (&["--python", "python3"], "--peers"),
+    ] {
+        let ran = bench(&place, arguments);
+        assert!(ran.code == Some(2) && ran.stderr.contains(wanted), "{wanted:?}: {ran:?}");
+    }
+    let ran = place.run(&["bench", "keys", "--quick", "--out", "file"]);
+    assert!(ran.code == Some(2) && ran.stderr.contains("cannot write `file`"), "{ran:?}");
+    assert_eq!(place.listing(), ["file"]);
+}
+
+#[test]
+fn an_absent_python_is_a_note() {
+    let place = Place::new();
+    let ran = bench(&place, &["--peers", "--python", "/no/such/python", "--k", "10", "--op", "scores"]);
+    assert!(ran.out().contains("no peers: `/no/such/python` does not start"), "{ran:?}");
+}
