@@ -187,7 +187,7 @@ mod tests {
         assert_eq!(f64::from_number(u64::MAX.to_number()), u64::MAX as f64);
         assert_eq!(u64::from_number(u64::MAX.to_number()), u64::MAX);
         assert_eq!(Complex::<f32>::from_number(bf16::from_f32(1.5).to_number()), Complex::new(1.5, 0.0));
-        assert_eq!(bf16::from_number(Number::Real(f64::from(1.00390625f32))).to_f32(), 1.0, "ties go to even");
+        assert_eq!(bf16::from_number(Number::Real(f64::from(1.003_906_2f32))).to_f32(), 1.0, "ties go to even");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Walking a loop nest: the element offsets of all accesses, step by step.
 //!
-//! *In*: accesses of a [`Contraction`], and the loops to walk. *Out*: for each iteration, the offset of every access, or
+//! *In*: accesses of a [`Contraction`](einfall_plan::Contraction), and the loops to walk. *Out*: for each iteration, the offset of every access, or
 //! `None` where a table's value or a window's position is outside its axis. *Callers*: the ops. Together with
 //! [`load`](crate::load) this is all that knows how an axis is looked up.
 
@@ -116,7 +116,7 @@ impl<'a, const N: usize> Walk<'a, N> {
     }
 
     /// Number of iterations.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.loops.iter().map(|(_, len)| len).product()
     }
 

@@ -126,7 +126,7 @@ where
     let mut walk = Walk::new(accesses, outer.iter().copied(), run.tables, contraction.bounds);
     walk.seek(range.start / strips);
     let mut turn = Walk::new(accesses, turns.iter().copied(), run.tables, contraction.bounds);
-    let turn_count = turn.len();
+    let turn_count = turn.count();
     let row_loop = pattern.row_loop;
     let source = RowOffsets::new(rows, row_loop, run.tables, contraction.bounds, run.isa);
     let weighing = weights.unwrap_or(&none);

@@ -272,7 +272,7 @@ unsafe fn side_list(
     let (start, out_start) = (batch.plain_offset(which), batch.plain_offset(2));
     let moved = |at: usize| accesses[which].is_indirect_in(at);
     let sided: Vec<usize> = loops.iter().map(|(at, _)| *at).filter(|&at| moved(at)).collect();
-    for _ in 0..walk.len() {
+    for _ in 0..walk.count() {
         let output = walk.plain_offset(2) - out_start;
         // SAFETY: by the caller.
         match unsafe { partial_offset(&walk, accesses[which], which, &sided, run)? } {
@@ -304,7 +304,7 @@ unsafe fn length_lists(
     };
     let moved = [sided(0), sided(1)];
     let (mut left, mut right) = (Vec::new(), Vec::new());
-    for _ in 0..walk.len() {
+    for _ in 0..walk.count() {
         // SAFETY: by the caller.
         let (l, r) = unsafe {
             (

@@ -292,7 +292,7 @@ unsafe fn sums<T: Scalar>(
     let mut outer = Walk::new(accesses, with_len(contraction, &shape.outer), run.tables, contraction.bounds);
     outer.seek(range.start);
     let mut turns = Walk::new(accesses, with_len(contraction, &shape.summed), run.tables, contraction.bounds);
-    let turn_count = turns.len();
+    let turn_count = turns.count();
     let (left_data, right_data) = (run.left.cast::<T>(), run.right.cast::<T>());
     for flat in range {
         turns.follow(&outer);
@@ -343,7 +343,7 @@ unsafe fn vector_blocks<T: Scalar, U: Scalar<Acc = T::Acc>>(
     let mut outer = Walk::new(accesses, with_len(contraction, &shape.outer), run.tables, contraction.bounds);
     outer.seek(range.start / blocks);
     let mut turns = Walk::new(accesses, with_len(contraction, &shape.summed), run.tables, contraction.bounds);
-    let turn_count = turns.len();
+    let turn_count = turns.count();
     let len = contraction.loops[inner].len;
     let strides = [left.strides[inner], right.map_or(0, |right| right.strides[inner]), out.strides[inner]];
     let mut sums = [T::ZERO; BLOCK];
@@ -406,7 +406,7 @@ unsafe fn scatter<T: Scalar, U: Scalar<Acc = T::Acc>>(run: &Run<'_>, shape: &Sha
             Some(at) => (part(at), [left.strides[at], right.map_or(0, |r| r.strides[at]), out.strides[at]]),
             None => (1, [0; 3]),
         };
-        for _ in 0..walk.len() {
+        for _ in 0..walk.count() {
             // SAFETY: `bound`; this piece alone writes its part of the owner's loop.
             unsafe {
                 let l = walk.offset(0)?;
@@ -455,7 +455,7 @@ unsafe fn convert<T: Scalar, U: Scalar>(run: &Run<'_>) -> Result<(), BadTable> {
         let mut outer = Walk::new(accesses, with_len(contraction, &all), run.tables, contraction.bounds);
         outer.seek(range.start);
         let mut turns = Walk::new(accesses, with_len(contraction, &summed), run.tables, contraction.bounds);
-        let turn_count = turns.len();
+        let turn_count = turns.count();
         for _ in range {
             turns.follow(&outer);
             let mut total = U::ZERO;

@@ -44,11 +44,14 @@ pub(crate) fn find_bracket<'o>(output: &'o Written, key: &str) -> Option<&'o Axi
     output.axes.iter().find(|axis| matches!(axis, Axis::Lookup(_) | Axis::Window(_)) && axis.to_string() == key)
 }
 
+/// A window: labels with their coefficients, the constant, and the length of the axis.
+pub(crate) type WindowOn<'w> = (&'w [(LabelId, i64)], i64, usize);
+
 /// Gives a label that only windows have the largest length that keeps them inside their axes.
 ///
 /// This is the "valid" convolution: `[x+u]` on an axis of 10 with `u` of 3 gives `x` the length 8. It is done where all
 /// other labels of the window are known and no position is negative; of several windows the tightest decides.
-pub(crate) fn infer_from_windows(scope: &mut Scope<'_>, windows: &[(&[(LabelId, i64)], i64, usize)]) {
+pub(crate) fn infer_from_windows(scope: &mut Scope<'_>, windows: &[WindowOn<'_>]) {
     loop {
         let mut found: BTreeMap<LabelId, usize> = BTreeMap::new();
         for (label, len) in windows.iter().filter_map(|window| infer_one(scope, window)) {
@@ -62,7 +65,7 @@ pub(crate) fn infer_from_windows(scope: &mut Scope<'_>, windows: &[(&[(LabelId, 
 }
 
 /// The one unknown label of a window, and the length that the window allows it.
-fn infer_one(scope: &Scope<'_>, &(terms, offset, len): &(&[(LabelId, i64)], i64, usize)) -> Option<(LabelId, usize)> {
+fn infer_one(scope: &Scope<'_>, &(terms, offset, len): &WindowOn<'_>) -> Option<(LabelId, usize)> {
     let mut unknown = terms.iter().filter(|(label, _)| scope.len(*label).is_none());
     let (Some(&(label, by)), None) = (unknown.next(), unknown.next()) else { return None };
     let (mut least, mut most) = (i128::from(offset), i128::from(offset));
