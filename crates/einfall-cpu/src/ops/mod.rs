@@ -5,6 +5,7 @@
 pub mod axpys;
 pub mod dots;
 pub mod gemm;
+pub mod inverted;
 pub mod matmul;
 pub mod nest;
 mod run;
@@ -31,6 +32,7 @@ pub const KERNELS: &[Kernel] = &[
     Kernel { name: "dots", estimate: dots::estimate, run: dots::run },
     Kernel { name: "axpys", estimate: axpys::estimate, run: axpys::run },
     Kernel { name: "gemm", estimate: matmul::estimate, run: matmul::run },
+    Kernel { name: "inverted", estimate: inverted::estimate, run: inverted::run },
     Kernel { name: "nest", estimate: nest::estimate, run: nest::run },
 ];
 
@@ -64,7 +66,10 @@ fn rows_cost(contraction: &Contraction, machine: &Machine, rows: &Access, inner:
         rows.lookups.iter().map(|l| l.len as f64).chain(rows.windows.iter().map(|w| w.len as f64)).reduce(|a, b| a * b);
     let distinct = contraction.distinct_elements(rows) * contraction.dtype.bytes() as f64;
     let working_set = axis.map_or(distinct, |axis| (axis * row_bytes).min(distinct));
+    // Rows that are read once come from memory, and everything else happens meanwhile.
+    let visited_again = count * row_bytes > distinct * 1.01;
     let from_cache = count * row_bytes / machine.bytes_per_second_within(working_set);
+    let from_cache = if visited_again { from_cache } else { 0.0 };
     let compute = 2.0 * count * d / (machine.flops_per_second(contraction.dtype) * 0.5);
     let per_row = 0.6e-9 * count / threads;
     let per_list = 12e-9 * lists / threads;
