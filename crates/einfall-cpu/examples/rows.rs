@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 
 use einfall_cpu::isa::Isa;
 use einfall_cpu::kernels::rows::{
-    AxpyList, DotList, MultiAxpys, MultiDots, RowElement, row_axpys, row_axpys_multi, row_dots, row_dots_multi,
-    row_dots_strided,
+    AxpyList, DotList, MultiAxpys, MultiDots, RowElement, StridedDots, row_axpys, row_axpys_multi, row_dots,
+    row_dots_multi, row_dots_strided,
 };
 use einfall_cpu::load::{TableDType, TableRef, load_offsets, load_offsets_skip};
 use einfall_tensor::half::bf16;
@@ -306,8 +306,9 @@ fn stored(isa: Isa, cycle: f64) {
             for q in part {
                 // SAFETY: each query has `k` rows of its own.
                 unsafe {
-                    let rows = rows[q * k * d..].as_ptr();
-                    row_dots_strided(isa, x[q * d..].as_ptr(), rows, d as isize, k, d, out.at(q * k));
+                    let (x, rows) = (x[q * d..].as_ptr(), rows[q * k * d..].as_ptr());
+                    let list = StridedDots { x, rows, count: k, out: out.at(q * k) };
+                    row_dots_strided(isa, d, d as isize, true, &[list]);
                 }
             }
         });

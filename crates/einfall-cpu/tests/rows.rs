@@ -6,7 +6,7 @@ mod common;
 use common::{Exact, Guarded, Random, bits};
 use einfall_cpu::isa::Isa;
 use einfall_cpu::kernels::rows::{
-    AxpyList, DotList, MultiAxpys, MultiDots, PairedDots, RowElement, RowWeight, paired_dots, row_axpys,
+    AxpyList, DotList, MultiAxpys, MultiDots, PairedDots, RowElement, RowWeight, StridedDots, paired_dots, row_axpys,
     row_axpys_multi, row_dots, row_dots_multi, row_dots_strided,
 };
 use einfall_tensor::Bool8;
@@ -123,7 +123,8 @@ fn strided_and_paired_dots_are_exact<T: Exact>() {
         let out = poisoned::<T>(count, shift);
         // SAFETY: the table has `count` rows that far apart.
         unsafe {
-            row_dots_strided(isa, x.at(0), table.memory.at(0), table.stride as isize, count, d, out.at_mut(0));
+            let list = StridedDots { x: x.at(0), rows: table.memory.at(0), count, out: out.at_mut(0) };
+            row_dots_strided(isa, d, table.stride as isize, true, &[list]);
         }
         for i in 0..count {
             let expected = naive_dot(&x, 0, &table, (i * table.stride) as isize);

@@ -57,6 +57,15 @@ pub struct RowAxpys {
     pub row_loop: usize,
 }
 
+/// `out[…, table[…, e], d] += weights[…, e] · rows[…, e, d]`: contiguous rows, scattered to where one table says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ScatteredRows {
+    /// The input that holds the rows; with a single input, the left.
+    pub rows: Side,
+    /// The output loop along a row, contiguous in the rows; neither the table nor the weights depend on it.
+    pub inner: usize,
+}
+
 fn is_contiguous_along(access: &Access, at: usize) -> bool {
     access.strides[at] == 1 && !access.is_indirect_in(at)
 }
@@ -100,6 +109,29 @@ pub fn row_axpys(contraction: &Contraction) -> Result<RowAxpys, &'static str> {
     if !contraction.out.is_plain() {
         return Err("the output is scattered");
     }
+    let (rows, inner) = rows_of_output(contraction)?;
+    let own = rows.of(contraction).expect("the side was matched");
+    let row_loop = contraction
+        .loops_of(Role::Contracted)
+        .max_by_key(|&at| (own.is_indirect_in(at), own.depends_on(at), contraction.loops[at].len))
+        .ok_or("nothing is summed")?;
+    Ok(RowAxpys { rows, inner, row_loop })
+}
+
+/// Matches [`ScatteredRows`].
+///
+/// # Errors
+/// Why not.
+pub fn scattered_rows(contraction: &Contraction) -> Result<ScatteredRows, &'static str> {
+    if contraction.out.lookups.len() != 1 || !contraction.out.windows.is_empty() {
+        return Err("the output is not scattered by one table alone");
+    }
+    let (rows, inner) = rows_of_output(contraction)?;
+    Ok(ScatteredRows { rows, inner })
+}
+
+/// The input whose contiguous rows an output loop runs along, and that loop.
+fn rows_of_output(contraction: &Contraction) -> Result<(Side, usize), &'static str> {
     let sides: &[Side] = if contraction.right.is_some() { &Side::BOTH } else { &[Side::Left] };
     let candidates = sides.iter().flat_map(|&rows| {
         let own = rows.of(contraction);
@@ -109,19 +141,13 @@ pub fn row_axpys(contraction: &Contraction) -> Result<RowAxpys, &'static str> {
             let fits = contraction.loops[at].role != Role::Contracted
                 && is_contiguous_along(own, at)
                 && !other.is_some_and(|other| other.depends_on(at))
-                && contraction.out.strides[at] != 0;
+                && contraction.out.strides[at] != 0
+                && !contraction.out.is_indirect_in(at);
             fits.then(|| ((contraction.out.strides[at] == 1, contraction.loops[at].len), (rows, at)))
         })
     });
-    let (_, (rows, inner)) = candidates
-        .max_by_key(|(score, _)| *score)
-        .ok_or("no output loop runs along contiguous rows of one input alone")?;
-    let own = rows.of(contraction).expect("the side was matched");
-    let row_loop = contraction
-        .loops_of(Role::Contracted)
-        .max_by_key(|&at| (own.is_indirect_in(at), own.depends_on(at), contraction.loops[at].len))
-        .ok_or("nothing is summed")?;
-    Ok(RowAxpys { rows, inner, row_loop })
+    let best = candidates.max_by_key(|(score, _)| *score);
+    best.map(|(_, found)| found).ok_or("no output loop runs along contiguous rows of one input alone")
 }
 
 /// What moves the rows of a [`DenseTile`].

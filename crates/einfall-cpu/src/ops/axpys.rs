@@ -138,6 +138,10 @@ where
     let out = run.out.cast::<U>();
     let direct = out_stride == 1 && U::DTYPE == <T as Scalar>::Acc::DTYPE && out.is_aligned();
 
+    // Stored rows lie at the same offsets in every list.
+    let plain_weights = weight_source.as_ref().is_none_or(|weights| matches!(weights.source(), Source::Strided(_)));
+    let repeats = matches!(source.source(), Source::Strided(_)) && plain_weights && len <= BLOCK;
+    let mut fixed = None;
     let mut offsets = [0isize; BLOCK];
     let mut positions = [0u32; BLOCK];
     let mut gathered = [T::default(); BLOCK];
@@ -161,7 +165,11 @@ where
                     for first in (0..len).step_by(BLOCK) {
                         let count = BLOCK.min(len - first);
                         let list = &mut offsets[..count];
-                        let filled = source.fill(&turn, 0, first, list, &mut positions[..count])?;
+                        let filled = match fixed {
+                            Some(filled) => filled,
+                            None => source.fill(&turn, 0, first, list, &mut positions[..count])?,
+                        };
+                        fixed = repeats.then_some(filled);
                         let weights = Weights {
                             access: weighing,
                             source: weight_source.as_ref(),

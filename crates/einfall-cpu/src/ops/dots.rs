@@ -9,7 +9,9 @@ use einfall_tensor::{Element, with_element};
 
 use super::source::{Filled, RowOffsets, Source};
 use super::{Run, rows_cost};
-use crate::kernels::rows::{DotList, PairedDots, RowElement, paired_dots, row_dots as dot_rows};
+use crate::kernels::rows::{
+    DotList, PairedDots, RowElement, StridedDots, paired_dots, row_dots as dot_rows, row_dots_strided,
+};
 use crate::scalar::Scalar;
 use crate::walk::{BadTable, Walk};
 
@@ -17,6 +19,8 @@ use crate::walk::{BadTable, Walk};
 const BLOCK: usize = 2048;
 /// Lists that are handed to the row kernel at once.
 const LISTS: usize = 256;
+/// Lists of stored rows that are handed to it at once: enough to share a call, few enough that results stay in order.
+const STORED_LISTS: usize = 16;
 
 /// What the kernel would cost.
 ///
@@ -86,10 +90,86 @@ where
     let count = contraction.loops[row_loop].len;
     let chunks = count.div_ceil(BLOCK);
     let total = lists * chunks;
+    let stored = match Source::of(pattern.rows.of(contraction).expect("matched"), row_loop) {
+        Source::Strided(stride) => Some(stride),
+        _ => None,
+    };
     run.threads.for_pieces(total, run.threads.piece(total, 8), run.serial_seconds, |range| {
         // SAFETY: by the caller; pieces write distinct outputs.
-        unsafe { blocks::<T, U>(run, pattern, row_loop, &outer, chunks, range) }
+        unsafe {
+            match stored {
+                Some(stride) => stored_blocks::<T, U>(run, pattern, (row_loop, stride), &outer, chunks, range),
+                None => blocks::<T, U>(run, pattern, row_loop, &outer, chunks, range),
+            }
+        }
     })
+}
+
+/// Rows at a fixed distance: no offsets to fill, and if they are read only once, fetched ahead past the caches.
+///
+/// # Safety
+/// As [`typed`]; `range` counts chunks of lists; the rows have that stride in that loop.
+unsafe fn stored_blocks<T, U>(
+    run: &Run<'_>,
+    pattern: RowDots,
+    (row_loop, stride): (usize, isize),
+    outer: &[(usize, usize)],
+    chunks: usize,
+    range: std::ops::Range<usize>,
+) -> Result<(), BadTable>
+where
+    T: Scalar + RowElement<Acc = <T as Scalar>::Acc>,
+    U: Scalar<Acc = <T as Scalar>::Acc>,
+{
+    let contraction = run.contraction;
+    let rows = pattern.rows.of(contraction).expect("matched");
+    let vector = pattern.rows.other().of(contraction).expect("matched");
+    let (row_data, vector_data) = side_pointers::<T>(run, pattern);
+    let mut walk = Walk::new([rows, vector, &contraction.out], outer.iter().copied(), run.tables, contraction.bounds);
+    walk.seek(range.start / chunks);
+    let (len, d) = (contraction.loops[row_loop].len, contraction.loops[pattern.inner].len);
+    let out_stride = contraction.out.strides[row_loop];
+    let out = run.out.cast::<U>();
+    let direct = out_stride == 1 && U::DTYPE == <T as Scalar>::Acc::DTYPE && out.is_aligned();
+    let bytes = contraction.distinct_elements(rows) * size_of::<T>() as f64;
+    let revisited = outer.iter().any(|&(at, _)| rows.strides[at] == 0);
+    let once = rows.is_plain() && !revisited && bytes > run.machine.l3_bytes as f64;
+
+    let mut results = [<T as Scalar>::ZERO; BLOCK];
+    let mut lists: Vec<StridedDots<T>> = Vec::with_capacity(STORED_LISTS);
+    for flat in range {
+        let start = flat % chunks * BLOCK;
+        let count = BLOCK.min(len - start);
+        // SAFETY: `bound`: the walk and the chunk are within the loops.
+        unsafe {
+            let to = out.offset(walk.plain_offset(2) + start as isize * out_stride);
+            let list = match (walk.offset(0)?, walk.offset(1)?) {
+                (Some(row), Some(x)) => {
+                    let (x, rows) = (vector_data.offset(x), row_data.offset(row + start as isize * stride));
+                    Some(StridedDots { x, rows, count, out: if direct { to.cast() } else { results.as_mut_ptr() } })
+                }
+                _ => None,
+            };
+            match list {
+                Some(list) if direct => lists.push(list),
+                Some(list) => row_dots_strided(run.isa, d, stride, once, &[list]),
+                None => results[..count].fill(<T as Scalar>::ZERO),
+            }
+            if list.is_none() || !direct {
+                store(&results[..count], to, out_stride);
+            }
+            if lists.len() == STORED_LISTS {
+                row_dots_strided(run.isa, d, stride, once, &lists);
+                lists.clear();
+            }
+        }
+        if (flat + 1) % chunks == 0 {
+            walk.step();
+        }
+    }
+    // SAFETY: as above.
+    unsafe { row_dots_strided(run.isa, d, stride, once, &lists) };
+    Ok(())
 }
 
 /// Lists of rows, as many at once as there is room for offsets.

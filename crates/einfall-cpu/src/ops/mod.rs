@@ -6,6 +6,7 @@ pub mod axpys;
 pub mod dense;
 pub mod dots;
 pub mod gemm;
+pub mod inverted;
 pub mod matmul;
 pub mod nest;
 mod run;
@@ -35,6 +36,7 @@ pub const KERNELS: &[Kernel] = &[
     Kernel { name: "dense", estimate: dense::estimate, run: dense::run },
     Kernel { name: "spread", estimate: spread::estimate, run: spread::run },
     Kernel { name: "gemm", estimate: matmul::estimate, run: matmul::run },
+    Kernel { name: "inverted", estimate: inverted::estimate, run: inverted::run },
     Kernel { name: "nest", estimate: nest::estimate, run: nest::run },
 ];
 
@@ -68,7 +70,10 @@ fn rows_cost(contraction: &Contraction, machine: &Machine, rows: &Access, inner:
         rows.lookups.iter().map(|l| l.len as f64).chain(rows.windows.iter().map(|w| w.len as f64)).reduce(|a, b| a * b);
     let distinct = contraction.distinct_elements(rows) * contraction.dtype.bytes() as f64;
     let working_set = axis.map_or(distinct, |axis| (axis * row_bytes).min(distinct));
+    // Rows that are read once come from memory, and everything else happens meanwhile.
+    let visited_again = count * row_bytes > distinct * 1.01;
     let from_cache = count * row_bytes / machine.bytes_per_second_within(working_set);
+    let from_cache = if visited_again { from_cache } else { 0.0 };
     let compute = 2.0 * count * d / (machine.flops_per_second(contraction.dtype) * 0.5);
     let per_row = 0.6e-9 * count / threads;
     let per_list = 12e-9 * lists / threads;

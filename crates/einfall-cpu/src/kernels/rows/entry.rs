@@ -19,7 +19,7 @@ macro_rules! entries {
                 _: L,
                 call: &Dots<L::Element>,
             ) {
-                let &Dots { rows, d, lists } = call;
+                let &Dots { rows, d, lists, once } = call;
                 if d == 0 {
                     for list in lists {
                         axpys::clear::<L::Element>(list.out, list.count);
@@ -27,9 +27,9 @@ macro_rules! entries {
                 } else if d > L::DOT_CHUNKS * L::STEP {
                     long_dots::<L>(rows, d, lists);
                 } else if d % L::STEP == 0 {
-                    choose_dots::<L, false>(rows, d, lists);
+                    choose_dots::<L, false>(rows, d, lists, once);
                 } else {
-                    choose_dots::<L, true>(rows, d, lists);
+                    choose_dots::<L, true>(rows, d, lists, once);
                 }
             }
 
@@ -37,17 +37,18 @@ macro_rules! entries {
                 rows: *const L::Element,
                 d: usize,
                 lists: &[DotList<L::Element>],
+                once: bool,
             ) {
                 match d.div_ceil(L::STEP) {
-                    1 => dots_of_chunks::<L, 1, HEAD>(rows, d, lists),
-                    2 => dots_of_chunks::<L, 2, HEAD>(rows, d, lists),
-                    3 => dots_of_chunks::<L, 3, HEAD>(rows, d, lists),
-                    4 => dots_of_chunks::<L, 4, HEAD>(rows, d, lists),
+                    1 => dots_of_chunks::<L, 1, HEAD>(rows, d, lists, once),
+                    2 => dots_of_chunks::<L, 2, HEAD>(rows, d, lists, once),
+                    3 => dots_of_chunks::<L, 3, HEAD>(rows, d, lists, once),
+                    4 => dots_of_chunks::<L, 4, HEAD>(rows, d, lists, once),
                     c if L::DOT_CHUNKS > 4 => match c {
-                        5 => dots_of_chunks::<L, 5, HEAD>(rows, d, lists),
-                        6 => dots_of_chunks::<L, 6, HEAD>(rows, d, lists),
-                        7 => dots_of_chunks::<L, 7, HEAD>(rows, d, lists),
-                        _ => dots_of_chunks::<L, 8, HEAD>(rows, d, lists),
+                        5 => dots_of_chunks::<L, 5, HEAD>(rows, d, lists, once),
+                        6 => dots_of_chunks::<L, 6, HEAD>(rows, d, lists, once),
+                        7 => dots_of_chunks::<L, 7, HEAD>(rows, d, lists, once),
+                        _ => dots_of_chunks::<L, 8, HEAD>(rows, d, lists, once),
                     },
                     c => unreachable!("{c} chunks do not fit in registers"),
                 }
@@ -58,8 +59,9 @@ macro_rules! entries {
                 rows: *const L::Element,
                 d: usize,
                 lists: &[DotList<L::Element>],
+                once: bool,
             ) {
-                dots::listed::<L, C, HEAD>(rows, d, lists);
+                dots::listed::<L, C, HEAD>(rows, d, lists, once);
             }
 
             $(#[$attribute])*

@@ -53,6 +53,19 @@ pub struct DotList<T: RowElement> {
     pub out: *mut T::Acc,
 }
 
+/// One vector and the rows it meets, which are stored one after another: `out[i] = Σ_j x[j] * rows[i * row_stride + j]`.
+#[derive(Clone, Copy, Debug)]
+pub struct StridedDots<T: RowElement> {
+    /// `d` elements.
+    pub x: *const T,
+    /// The first row.
+    pub rows: *const T,
+    /// Number of rows.
+    pub count: usize,
+    /// `count` results.
+    pub out: *mut T::Acc,
+}
+
 /// Pairs of rows: `out[i] = Σ_j x[x_offsets[i] + j] * rows[offsets[i] + j]`.
 #[derive(Clone, Copy, Debug)]
 pub struct PairedDots<T: RowElement> {
@@ -140,6 +153,8 @@ pub struct Dots<'a, T: RowElement> {
     rows: *const T,
     d: usize,
     lists: &'a [DotList<T>],
+    /// Rows follow each other without gaps and are read only once: they are fetched ahead, past the caches.
+    once: bool,
 }
 
 /// The arguments of [`row_axpys`].
@@ -159,34 +174,38 @@ pub struct Axpys<'a, T: RowElement, W: RowWeight<T>> {
 /// elements; nothing written overlaps anything read. `offsets` are aligned, the rest need not be.
 pub unsafe fn row_dots<T: RowElement>(isa: Isa, rows: *const T, d: usize, lists: &[DotList<T>]) {
     // SAFETY: the caller's promise is the one asked for.
-    unsafe { T::dots(isa, &Dots { rows, d, lists }) }
+    unsafe { T::dots(isa, &Dots { rows, d, lists, once: false }) }
 }
 
-/// The dots of one vector with `count` rows that lie `row_stride` elements apart: stored keys, at memory speed.
+/// The dots of each list's vector with rows that lie `row_stride` elements apart: stored keys, at memory speed.
+///
+/// `once` says that nobody reads these rows again soon: if they have no gaps they then leave no trace in the caches.
 ///
 /// # Safety
-/// The machine has `isa`; `x`, `out` and each of the rows are valid for `d`, `count` and `d` elements; `out` overlaps
-/// nothing that is read.
+/// The machine has `isa`; `x`, `out` and each of the rows of a list are valid for `d`, `count` and `d` elements; nothing
+/// written overlaps anything read.
 pub unsafe fn row_dots_strided<T: RowElement>(
     isa: Isa,
-    x: *const T,
-    rows: *const T,
-    row_stride: isize,
-    count: usize,
     d: usize,
-    out: *mut T::Acc,
+    row_stride: isize,
+    once: bool,
+    lists: &[StridedDots<T>],
 ) {
-    let mut offsets = [0_isize; 64];
-    for (i, offset) in offsets.iter_mut().enumerate().take(count) {
+    let mut offsets = [0_isize; 128];
+    let longest = lists.iter().map(|list| list.count).max().unwrap_or(0);
+    for (i, offset) in offsets.iter_mut().enumerate().take(longest) {
         *offset = i as isize * row_stride;
     }
-    for first in (0..count).step_by(offsets.len()) {
-        let n = offsets.len().min(count - first);
-        // SAFETY: rows `first .. first + n` exist, so the list is one of those that the caller promised.
-        unsafe {
-            let list = DotList { x, offsets: offsets.as_ptr(), count: n, out: out.add(first) };
-            let rows = rows.offset(first as isize * row_stride);
-            T::dots(isa, &Dots { rows, d, lists: &[list] });
+    let once = once && row_stride == d as isize;
+    for &StridedDots { x, rows, count, out } in lists {
+        for first in (0..count).step_by(offsets.len()) {
+            let n = offsets.len().min(count - first);
+            // SAFETY: rows `first .. first + n` exist, so the list is one of those that the caller promised.
+            unsafe {
+                let list = DotList { x, offsets: offsets.as_ptr(), count: n, out: out.add(first) };
+                let rows = rows.offset(first as isize * row_stride);
+                T::dots(isa, &Dots { rows, d, lists: &[list], once });
+            }
         }
     }
 }
@@ -213,7 +232,7 @@ pub unsafe fn row_dots_multi<T: RowElement>(isa: Isa, call: &MultiDots<T>) {
             if d == 0 || m - k == 1 {
                 for k in 0..dots::MULTI.min(m - k) as isize {
                     let list = DotList { x: x.offset(k * x_stride), offsets, count, out: out.offset(k * out_stride) };
-                    T::dots(isa, &Dots { rows, d, lists: &[list] });
+                    T::dots(isa, &Dots { rows, d, lists: &[list], once: false });
                 }
             } else {
                 T::multi_dots(isa, &MultiDots { x, out, m: m - k, ..*call });
