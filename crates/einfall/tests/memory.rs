@@ -187,10 +187,8 @@ fn peak_memory_is_at_most_the_result_and_the_workspace() {
     assert!(failures.is_empty(), "{} cases\n{}", failures.len(), failures.join("\n\n"));
 }
 
-/// A waiver, which fails when it is needed no more: lists of offsets grow by doubling, to twice what `gemm` predicts, and
-/// hold 16 bytes for each of very many terms of a sum.
+/// Lists of offsets hold 16 bytes for each of very many terms of a sum.
 #[test]
-#[should_panic(expected = "bytes, ")]
 fn peak_memory_of_very_long_sums_is_predicted() {
     let _alone = MEASURING.lock().unwrap_or_else(PoisonError::into_inner);
     let device = CpuDevice::with_isa(1, Isa::Portable).unwrap();
@@ -222,5 +220,6 @@ fn the_count_sees_what_other_threads_allocate() {
     let _alone = MEASURING.lock().unwrap_or_else(PoisonError::into_inner);
     let work = || std::hint::black_box(vec![1u8; 3 << 20]).len();
     let (len, peak) = peak_during(|| std::thread::spawn(work).join().expect("no panic"));
-    assert!(peak >= len && peak < len + (64 << 10), "{peak}");
+    // The test harness allocates and frees a little of its own meanwhile.
+    assert!(peak.abs_diff(len) < 64 << 10, "{peak}");
 }

@@ -123,7 +123,7 @@ fn the_equations_of_the_notation() {
     let sparse = Einsum::new("e,[e]d->[e]d").size("[e]", 300);
     assert_snapshot!(steps(&sparse, &[f32(&[5000]), f32(&[300, 32]), i64(&[5000]), i64(&[5000])]), @"
     e,d[e]->d[e]   batch e=5000, right d=32
-      nest: nest
+      inverted: inverted
     ");
     assert_snapshot!(plan("[e]d,[e]d->e", &[f32(&[300, 32]), i64(&[5000]), f32(&[300, 32]), i64(&[5000])]), @"
     d[e],d[e]->e   batch e=5000, contracted d=32

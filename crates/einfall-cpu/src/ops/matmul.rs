@@ -8,7 +8,8 @@ use einfall_plan::{Access, Bounds, Contraction, Cost, Estimate, Machine, Role, W
 use einfall_tensor::{DType, with_element};
 
 use super::Run;
-use super::gemm::{Accum, Blocking, Caches, Scratch, gemm};
+use super::gemm::{Accum, Blocking, Caches, Scratch, gemm, scratch_bytes};
+use crate::isa::Isa;
 use crate::kernels::tile::TileElement;
 use crate::pack::{Matrix, MatrixMut, Offsets};
 use crate::scalar::Scalar;
@@ -71,16 +72,22 @@ fn lanes(machine: &Machine, dtype: DType) -> f64 {
 fn workspace(contraction: &Contraction, machine: &Machine) -> usize {
     let size = |role| contraction.len_of(role);
     let (m, n, k) = (size(Role::Left), size(Role::Right), size(Role::Contracted));
-    let element = contraction.dtype.accumulator().bytes().max(4) as f64;
-    let block = (machine.l2_bytes as f64 / 2.0).min(round_up(m, 64.0) * k.min(512.0) * element);
-    let wide = (machine.l3_bytes as f64 / 2.0).min(round_up(n, 64.0) * k.min(512.0) * element);
-    let swapped = (machine.l3_bytes as f64 / 2.0).min(round_up(m, 64.0) * k.min(512.0) * element);
+    let (rows, columns, length) = (m as usize, n as usize, k as usize);
+    let isa = machine.isa.parse().unwrap_or(Isa::Portable);
+    let scratch = with_element!(contraction.dtype, T => {
+        scratch_bytes::<T>(isa, &Blocking::new::<T>(isa, caches(machine)), rows, columns, length)
+    });
     let lists = 8.0 * 2.0 * (m + n + k) + 3.0 * 4096.0;
-    (machine.threads as f64 * (block + wide.max(swapped) + lists)) as usize + (1 << 16)
+    (machine.threads as f64 * (scratch as f64 + lists)) as usize + (1 << 16)
 }
 
-fn round_up(len: f64, to: f64) -> f64 {
-    (len / to).ceil() * to
+/// Caches of one core; the last level is shared.
+fn caches(machine: &Machine) -> Caches {
+    Caches {
+        l1_bytes: machine.l1_bytes,
+        l2_bytes: machine.l2_bytes,
+        l3_bytes: machine.l3_bytes / machine.threads.max(1),
+    }
 }
 
 /// True when no lookup or window of an input joins kept and contracted loops.
@@ -154,13 +161,7 @@ where
     let size = |role| contraction.loops_of(role).map(|at| contraction.loops[at].len).product::<usize>();
     let (m, n) = (size(Role::Left), size(Role::Right));
     let blocks = Blocks::new(m, n, batches, run.threads.count());
-    let machine = run.machine;
-    let caches = Caches {
-        l1_bytes: machine.l1_bytes,
-        l2_bytes: machine.l2_bytes,
-        l3_bytes: machine.l3_bytes / machine.threads.max(1),
-    };
-    let blocking = Blocking::new::<T>(run.isa, caches);
+    let blocking = Blocking::new::<T>(run.isa, caches(run.machine));
     let moving = lists_move(contraction);
     let total = batches * blocks.count();
     let piece = if blocks.count() > 1 { 1 } else { run.threads.piece(total, 8) };
@@ -268,7 +269,8 @@ unsafe fn side_list(
 ) -> Result<SideOffsets, BadTable> {
     let mut walk = Walk::new(accesses, loops.iter().copied(), run.tables, run.contraction.bounds);
     walk.follow(batch);
-    let mut side = SideOffsets { input: Vec::new(), output: Vec::new(), missing: Vec::new() };
+    let room = || Vec::with_capacity(walk.count());
+    let mut side = SideOffsets { input: room(), output: room(), missing: Vec::new() };
     let (start, out_start) = (batch.plain_offset(which), batch.plain_offset(2));
     let moved = |at: usize| accesses[which].is_indirect_in(at);
     let sided: Vec<usize> = loops.iter().map(|(at, _)| *at).filter(|&at| moved(at)).collect();
@@ -303,7 +305,8 @@ unsafe fn length_lists(
         loops.iter().map(|(at, _)| *at).filter(|&at| accesses[which].is_indirect_in(at)).collect()
     };
     let moved = [sided(0), sided(1)];
-    let (mut left, mut right) = (Vec::new(), Vec::new());
+    let room = || Vec::with_capacity(walk.count());
+    let (mut left, mut right) = (room(), room());
     for _ in 0..walk.count() {
         // SAFETY: by the caller.
         let (l, r) = unsafe {
