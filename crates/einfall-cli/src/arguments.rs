@@ -1,4 +1,5 @@
 //! The command line: what may be typed, and its help.
+#![allow(rustdoc::broken_intra_doc_links)] // these comments are help texts, in which `[e]` is an axis
 
 use std::path::PathBuf;
 

@@ -96,7 +96,7 @@ impl Access {
     }
 }
 
-/// A sum of products of one or two inputs, ready to be matched by kernels. See the [module](self).
+/// A sum of products of one or two inputs, ready to be matched by kernels.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Contraction {
     /// The loops, outermost first: those of the output by falling stride, then the contracted ones.

@@ -84,7 +84,7 @@ impl Step {
     }
 }
 
-/// How to run a problem. See the [module](self).
+/// How to run a problem.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Plan {
     /// The problem.

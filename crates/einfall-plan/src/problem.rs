@@ -129,7 +129,7 @@ pub struct Output {
     pub row_major: Term,
 }
 
-/// An equation bound to shapes, strides and element types. See the [module](self).
+/// An equation bound to shapes, strides and element types.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Problem {
     /// The equation as it was given.
