@@ -90,7 +90,7 @@ pub fn estimate(contraction: &Contraction, machine: &Machine) -> Result<Estimate
     let lists = (tables * shared * targets as f64).min(visits);
     let rows = rows.of(contraction).expect("matched");
     let tasks = tables * shared * targets as f64;
-    // First guesses, see the decision: see docs/decisions/0004-scatter.md.
+    // First guesses: see docs/decisions/0004-scatter.md.
     let sort = 3.0e-9 * (entries + tables * parts as f64 * targets as f64) / threads.min(tables * parts as f64);
     let resolve = 2.5e-9 * visits / threads.min(tasks) + 1e-9 * tasks / threads;
     let mut seconds = rows_cost(contraction, machine, rows, inner, visits, lists);
