@@ -30,8 +30,8 @@ fn matched(contraction: &Contraction) -> Result<(RowDots, usize, DenseTile), Str
     Ok((dots, row_loop, tile))
 }
 
-/// Queries whose scores over all rows fill a quarter of the second-level cache, a multiple of 8.
-fn tile_rows(machine: &Machine, columns: usize, bytes: usize) -> usize {
+/// Queries whose scores (or weights) over all rows fill a quarter of the second-level cache, a multiple of 8.
+pub(super) fn tile_rows(machine: &Machine, columns: usize, bytes: usize) -> usize {
     (machine.l2_bytes / 4 / (columns.max(1) * bytes)).min(64) / 8 * 8
 }
 

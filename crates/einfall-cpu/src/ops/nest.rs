@@ -45,7 +45,7 @@ pub fn estimate(contraction: &Contraction, machine: &Machine) -> Result<Estimate
     let turns = iterations / inner.max(1.0);
     let serial = turns * (12e-9 + 4e-9 * accesses) + iterations * per_term;
     let threads = if scattered && shape.owner.is_none() { 1.0 } else { machine.threads as f64 };
-    let bytes = bytes_moved(contraction);
+    let bytes = super::distinct_bytes(contraction);
     let seconds = (serial / threads).max(bytes / machine.read_bytes_per_second) + 1e-7;
     let elementwise = contraction.loops_of(Role::Contracted).next().is_none() && !scattered;
     let way = if elementwise { Way::Elementwise } else { Way::Nest };
@@ -58,13 +58,6 @@ pub fn estimate(contraction: &Contraction, machine: &Machine) -> Result<Estimate
 
 fn writes(dtype: DType, out: DType) -> bool {
     out == dtype || out == dtype.accumulator()
-}
-
-/// Distinct bytes of inputs and output.
-fn bytes_moved(contraction: &Contraction) -> f64 {
-    let inputs = [Some(&contraction.left), contraction.right.as_ref()].into_iter().flatten();
-    let read: f64 = inputs.map(|access| contraction.distinct_elements(access) * contraction.dtype.bytes() as f64).sum();
-    read + contraction.distinct_elements(&contraction.out) * contraction.out_dtype.bytes() as f64
 }
 
 /// How the loops are arranged.

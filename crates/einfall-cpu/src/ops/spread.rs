@@ -9,6 +9,7 @@ use einfall_plan::{Bounds, Contraction, Cost, Estimate, Machine, Role, Way};
 use einfall_tensor::DType;
 
 use super::Run;
+use super::dense::tile_rows;
 use super::gemm::{Accum, Blocking, Caches, Scratch, gemm_prepacked, pack_right, packed_right_len};
 use crate::kernels::rows::{AxpyList, RowElement, row_axpys as add_rows};
 use crate::kernels::tile::TileElement;
@@ -36,11 +37,6 @@ fn matched(contraction: &Contraction) -> Result<(RowAxpys, usize, DenseTile), St
         Moved::Lookup(_) => Err("the weights are looked up too".into()),
         Moved::Window(_) => Err("for lookups".into()),
     }
-}
-
-/// Queries whose weights over all rows fill a quarter of the second-level cache, a multiple of 8.
-fn tile_rows(machine: &Machine, columns: usize, bytes: usize) -> usize {
-    (machine.l2_bytes / 4 / (columns.max(1) * bytes)).min(64) / 8 * 8
 }
 
 /// What the kernel would cost.
