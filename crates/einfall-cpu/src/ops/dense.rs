@@ -94,12 +94,13 @@ pub fn estimate(contraction: &Contraction, machine: &Machine) -> Result<Estimate
         }
     };
     let threads = machine.threads as f64;
-    let flops = 2.0 * lists * covered * (d + 6.0);
+    let flops = 2.0 * lists * covered * if way == Way::DenseSelect { d } else { d + 6.0 };
     let compute = flops / (machine.flops_per_second(contraction.dtype) * 0.8);
     let pack = if way == Way::DenseSelect { lists / queries * covered * d * 0.3e-9 / threads } else { 0.0 };
-    let select = (wanted * 0.45e-9 + lists * 15e-9) / threads;
+    let each = if way == Way::DenseSelect { 0.15e-9 } else { 0.2e-9 };
+    let select = (wanted * each + lists * 10e-9) / threads;
     let bytes = super::distinct_bytes(contraction);
-    let seconds = (compute + pack + select).max(bytes / machine.read_bytes_per_second);
+    let seconds = compute + pack + select + super::stream_seconds(bytes, machine) + machine.fork_seconds;
     let workspace_bytes = machine.threads * (scratch + machine.l2_bytes) + (1 << 16);
     Ok(Estimate { way, cost: Cost { flops, bytes, seconds }, workspace_bytes })
 }

@@ -75,13 +75,13 @@ pub fn estimate(contraction: &Contraction, machine: &Machine) -> Result<Estimate
         }
     };
     let threads = machine.threads as f64;
-    let flops = 2.0 * lists * covered * (d + 4.0);
+    let flops = 2.0 * lists * covered * d;
     let compute = flops / (machine.flops_per_second(contraction.dtype) * 0.75);
     let pack = if way == Way::DenseSelect { lists / queries * n as f64 * d * 0.3e-9 / threads } else { 0.0 };
-    let each = if way == Way::DenseSelect { 0.5e-9 } else { 0.1e-9 };
+    let each = if way == Way::DenseSelect { 0.27e-9 } else { 0.2e-9 };
     let spread = (wanted * each + lists * (15e-9 + covered * 0.03e-9)) / threads;
     let moved = super::distinct_bytes(contraction);
-    let seconds = (compute + pack + spread).max(moved / machine.read_bytes_per_second);
+    let seconds = compute + pack + spread + super::stream_seconds(moved, machine) + machine.fork_seconds;
     let width = if way == Way::DenseSelect { contraction.loops[axpys.inner].len + 64 } else { BAND };
     let scratch = (covered as usize * width + contraction.loops[axpys.row_loop].len) * bytes + machine.l2_bytes / 4;
     let workspace_bytes = machine.threads * (scratch + machine.l2_bytes) + (1 << 16);
