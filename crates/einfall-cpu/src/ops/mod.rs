@@ -88,15 +88,22 @@ fn rows_cost(contraction: &Contraction, machine: &Machine, rows: &Access, inner:
     // Rows that are read once come from memory, and everything else happens meanwhile.
     let visited_again = count * row_bytes > distinct * 1.01;
     let compute = 2.0 * count * d / (machine.flops_per_second(contraction.dtype) * 0.5);
-    // Measured with AVX-512 on Zen 5: what a row and a list cost beside the bytes of the rows.
+    // Measured with AVX-512 on Zen 5: what a row and a list cost beside the bytes of the rows, and waking the threads.
     let work = compute + (0.15e-9 * count + 6e-9 * lists) / threads;
+    let start = machine.fork_seconds + if threads > 1.0 { 15e-6 } else { 0.0 };
     let bytes = distinct_bytes(contraction);
     if !visited_again {
-        return work.max(bytes / machine.bytes_per_second_within(bytes)) + machine.fork_seconds;
+        return work.max(bytes / machine.bytes_per_second_within(bytes)) + start;
     }
-    // Rows that are picked from far apart do not come at the rate of a stream.
-    let scattered = if working_set > machine.l3_bytes as f64 * 0.5 { 0.5 } else { 1.0 };
-    let from_cache = count * row_bytes / (machine.bytes_per_second_within(working_set) * scattered);
+    // A row that does not begin with a line touches one more than it fills.
+    let touched = if row_bytes % 64.0 == 0.0 { row_bytes } else { row_bytes + 60.0 };
+    // Rows that are picked from far apart do not come at the rate of a stream, and what is in no cache needs a page too.
+    let rate = match working_set {
+        bytes if bytes > machine.l3_bytes as f64 => machine.read_bytes_per_second * 0.5,
+        bytes if bytes > machine.l2_bytes as f64 => machine.l3_bytes_per_second,
+        _ => machine.l2_bytes_per_second,
+    };
+    let from_cache = (count * touched / rate).max(0.5e-9 * count / threads);
     // Tables, weights and results pass by, which takes the caches' time too.
-    from_cache.max(compute) + work - compute + stream_seconds(bytes - distinct, machine) + machine.fork_seconds
+    from_cache.max(compute) + work - compute + stream_seconds(bytes - distinct, machine) + start
 }
