@@ -59,7 +59,7 @@ fn fork(machine: &Machine, seconds: f64) -> f64 {
     if machine.threads > 1 && seconds > machine.fork_seconds { machine.fork_seconds } else { 0.0 }
 }
 
-fn lanes(machine: &Machine, dtype: DType) -> f64 {
+pub(super) fn lanes(machine: &Machine, dtype: DType) -> f64 {
     let bytes = match machine.isa.as_str() {
         "avx512" => 64,
         "avx2" => 32,
@@ -82,7 +82,7 @@ fn workspace(contraction: &Contraction, machine: &Machine) -> usize {
 }
 
 /// Caches of one core; the last level is shared.
-fn caches(machine: &Machine) -> Caches {
+pub(super) fn caches(machine: &Machine) -> Caches {
     Caches {
         l1_bytes: machine.l1_bytes,
         l2_bytes: machine.l2_bytes,
@@ -394,7 +394,7 @@ unsafe fn batch_offset(
 }
 
 /// A list as a stride where it is one.
-fn offsets(list: &[isize]) -> (isize, Offsets<'_>) {
+pub(super) fn offsets(list: &[isize]) -> (isize, Offsets<'_>) {
     match list {
         [] => (0, Offsets::Strided(0)),
         [only] => (*only, Offsets::Strided(0)),

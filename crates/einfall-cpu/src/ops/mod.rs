@@ -10,6 +10,7 @@ pub mod inverted;
 pub mod matmul;
 pub mod nest;
 mod run;
+pub mod sorted;
 mod source;
 pub mod spread;
 
@@ -35,6 +36,7 @@ pub const KERNELS: &[Kernel] = &[
     Kernel { name: "axpys", estimate: axpys::estimate, run: axpys::run },
     Kernel { name: "dense", estimate: dense::estimate, run: dense::run },
     Kernel { name: "spread", estimate: spread::estimate, run: spread::run },
+    Kernel { name: "sorted", estimate: sorted::estimate, run: sorted::run },
     Kernel { name: "gemm", estimate: matmul::estimate, run: matmul::run },
     Kernel { name: "inverted", estimate: inverted::estimate, run: inverted::run },
     Kernel { name: "nest", estimate: nest::estimate, run: nest::run },
