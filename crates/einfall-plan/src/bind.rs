@@ -184,7 +184,6 @@ fn assign_arguments(equation: &Equation, output: &Written, given: usize) -> Resu
         return Ok(assigned);
     }
     let operands = equation.operands().len();
-    let plural = |count: usize, noun: &str| format!("{count} {noun}{}", if count == 1 { "" } else { "s" });
     let hint = match expected - operands {
         0 => None,
         tables => Some(format!(
@@ -194,11 +193,25 @@ fn assign_arguments(equation: &Equation, output: &Written, given: usize) -> Resu
         )),
     };
     Err(BindError::ArgumentCount(Box::new(Diagnostic {
-        message: format!("the equation takes {} but {given} were given", plural(expected, "argument")),
+        message: format!("the equation takes {} but {} given", plural(expected, "argument"), were(given)),
         text: equation.text().to_string(),
         spans: Vec::new(),
         hint,
     })))
+}
+
+/// `1 axis`, `2 axes`, `0 arguments`: a number with its noun.
+pub(crate) fn plural<N: std::fmt::Display + PartialEq + From<u8>>(count: N, noun: &str) -> String {
+    match noun {
+        noun if count == N::from(1) => format!("1 {noun}"),
+        "axis" => format!("{count} axes"),
+        noun => format!("{count} {noun}s"),
+    }
+}
+
+/// `1 was`, `2 were`: a number as the subject of a sentence.
+pub(crate) fn were(count: usize) -> String {
+    format!("{count} {}", if count == 1 { "was" } else { "were" })
 }
 
 /// An axis of a term after its ellipsis is expanded.
@@ -251,9 +264,9 @@ fn expand(
                 }
                 if layout.shape.len() != labels.len() {
                     let message = format!(
-                        "the table of `{axis}`, argument {argument}, has {} axes but {} subscripts",
-                        layout.shape.len(),
-                        labels.len()
+                        "the table of `{axis}`, argument {argument}, has {} but {}",
+                        plural(layout.shape.len(), "axis"),
+                        plural(labels.len(), "subscript")
                     );
                     let hint = format!("its shape is {:?}", layout.shape.as_slice());
                     return Err(BindError::Rank(scope.diagnose_with_hint(message, &at, hint)));

@@ -13,6 +13,7 @@ use einfall_tensor::DType;
 
 pub use report::{Bytes, Flops, Seconds};
 
+use crate::bind::plural;
 use crate::contraction::Contraction;
 use crate::kernel::Cost;
 use crate::kernel::{Candidate, Estimate, KernelSpec};
@@ -118,7 +119,8 @@ pub enum PlanError {
     Path(String),
     /// No slicing keeps intermediate results within the limit.
     #[error(
-        "intermediate results need {needed} elements, more than the memory limit of {limit}\nhint: the smallest that slicing reaches is {needed}; raise `memory_limit`"
+        "intermediate results need {}, more than the memory limit of {limit}\nhint: the smallest that slicing reaches is {needed}; raise `memory_limit`",
+        plural(*needed, "element")
     )]
     MemoryLimit {
         /// Least elements reached.

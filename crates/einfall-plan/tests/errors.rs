@@ -23,7 +23,7 @@ fn path() {
     assert_snapshot!(path(&[&[0, 3]]), @"step 0 of the path, [0, 3], does not fit a list of 3 operands");
     assert_snapshot!(path(&[&[0, 0]]), @"step 0 of the path, [0, 0], does not fit a list of 3 operands");
     assert_snapshot!(path(&[&[]]), @"step 0 of the path, [], does not fit a list of 3 operands");
-    assert_snapshot!(path(&[&[0, 1], &[0, 1], &[0, 1]]), @"step 2 of the path, [0, 1], does not fit a list of 1 operands");
+    assert_snapshot!(path(&[&[0, 1], &[0, 1], &[0, 1]]), @"step 2 of the path, [0, 1], does not fit a list of 1 operand");
 }
 
 #[test]
@@ -32,7 +32,7 @@ fn memory_limit() {
     let error = refused("ij,jk,kl->il", &vec![f32(&[3, 3]); 3], KERNELS, &options);
     assert_eq!(error, PlanError::MemoryLimit { needed: 1, limit: 0 });
     assert_snapshot!(error, @"
-    intermediate results need 1 elements, more than the memory limit of 0
+    intermediate results need 1 element, more than the memory limit of 0
     hint: the smallest that slicing reaches is 1; raise `memory_limit`
     ");
 }

@@ -5,7 +5,7 @@ use einfall_tensor::{DType, Dims, Layout, element_count};
 
 use super::scope::Scope;
 use super::sizes::find_bracket;
-use super::{Argument, AxisKind, BindError, BindOptions, BoundAxis, build_term};
+use super::{Argument, AxisKind, BindError, BindOptions, BoundAxis, build_term, plural};
 use crate::problem::{LabelInfo, Output};
 
 pub(crate) fn bind_output(
@@ -18,7 +18,7 @@ pub(crate) fn bind_output(
 ) -> Result<Output, BindError> {
     let out = options.out.as_ref();
     if let Some(out) = out.filter(|out| out.layout.shape.len() != axes.len()) {
-        let message = format!("`out` has {} axes but the result has {}", out.layout.shape.len(), axes.len());
+        let message = format!("`out` has {} but the result has {}", plural(out.layout.shape.len(), "axis"), axes.len());
         return Err(BindError::Out(scope.diagnose(message, &[(Place::Output, None)])));
     }
     let mut shape = Dims::new();

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use einfall_equation::{Axis, Diagnostic, Equation, Label, Operand as Written, Place, Span};
 
-use super::BindError;
+use super::{BindError, plural};
 use crate::problem::{LabelId, LabelInfo};
 
 pub(crate) struct Scope<'a> {
@@ -50,8 +50,8 @@ impl<'a> Scope<'a> {
         }
         let Place::Operand(number) = place else { unreachable!("the output has no argument of its own") };
         let message = format!(
-            "operand {number} has {} axes but `{term}` names {}{named}",
-            shape.len(),
+            "operand {number} has {} but `{term}` names {}{named}",
+            plural(shape.len(), "axis"),
             if term.has_ellipsis() { "at least " } else { "" }
         );
         let hint = format!("its shape is {shape:?}");

@@ -54,7 +54,7 @@ macro_rules! assert_refused {
 #[test]
 fn argument_count() {
     assert_refused!(ArgumentCount, "ij,jk->ik", [f32(&[2, 3])], @"
-    the equation takes 2 arguments but 1 were given
+    the equation takes 2 arguments but 1 was given
       ij,jk->ik
     ");
     assert_refused!(ArgumentCount, "ij->ji", [], @"
@@ -82,13 +82,13 @@ fn rank() {
     hint: its shape is [2, 3, 5]
     ");
     assert_refused!(Rank, "i...j->...", [f32(&[2])], @"
-    operand 0 has 1 axes but `i...j` names at least 2
+    operand 0 has 1 axis but `i...j` names at least 2
       i...j->...
       ^^^^^
     hint: its shape is [2]
     ");
     assert_refused!(Rank, "qd,[qk]d->qk", [f32(&[2, 3]), f32(&[3]), i64(&[2, 5])], @"
-    operand 1 has 1 axes but `[qk]d` names 2
+    operand 1 has 1 axis but `[qk]d` names 2
       qd,[qk]d->qk
          ^^^^^
     hint: its shape is [3]
@@ -104,7 +104,7 @@ fn table_rank() {
     hint: its shape is [2, 5, 1]
     ");
     assert_refused!(Rank, "e,d->[e]d", [f32(&[5]), f32(&[3]), i64(&[])], sizes(&[("[e]", 4)]), @"
-    the table of `[e]`, argument 2, has 0 axes but 1 subscripts
+    the table of `[e]`, argument 2, has 0 axes but 1 subscript
       e,d->[e]d
            ^^^
     hint: its shape is []
@@ -242,7 +242,7 @@ fn result_type() {
 #[test]
 fn out_of_another_shape() {
     assert_refused!(Out, "ij->ji", [f32(&[2, 3])], out(f32(&[3])), @"
-    `out` has 1 axes but the result has 2
+    `out` has 1 axis but the result has 2
       ij->ji
           ^^
     ");
@@ -252,7 +252,7 @@ fn out_of_another_shape() {
           ^^
     ");
     assert_refused!(Out, "ij->", [f32(&[2, 3])], out(f32(&[1])), @"
-    `out` has 1 axes but the result has 0
+    `out` has 1 axis but the result has 0
       ij->
           ^
     ");
