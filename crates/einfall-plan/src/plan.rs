@@ -128,9 +128,9 @@ pub enum PlanError {
         /// The limit.
         limit: usize,
     },
-    /// An intermediate result cannot be addressed.
+    /// Intermediate results cannot be addressed.
     #[error(
-        "an intermediate result of {elements} elements is larger than can be addressed\nhint: set `memory_limit` so that the contraction is sliced"
+        "intermediate results of {elements} elements are larger than can be addressed\nhint: set `memory_limit` so that the contraction is sliced"
     )]
     TooLarge {
         /// Elements needed.

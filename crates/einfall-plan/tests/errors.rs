@@ -50,9 +50,31 @@ fn too_large() {
     let error = refused("ax,bx,aby->", &arguments, KERNELS, &options);
     assert!(matches!(error, PlanError::TooLarge { .. }));
     assert_snapshot!(error, @"
-    an intermediate result of 1152921504606846976 elements is larger than can be addressed
+    intermediate results of 1152921504606846976 elements are larger than can be addressed
     hint: set `memory_limit` so that the contraction is sliced
     ");
+}
+
+#[test]
+fn copies_too_large() {
+    // 2^60 elements that share 6 MB of memory; converted, each gets a place of its own.
+    let shape = [1 << 20, 1 << 20, 1 << 20];
+    let folded = |dtype| Argument { dtype, ..strided(&shape, &[1, 1, 1]) };
+    let repeated = |dtype| Argument { dtype, ..strided(&shape, &[0, 0, 0]) };
+    for wide in [DType::F64, DType::C128] {
+        let error = refused("abc,abc->", &[folded(DType::F16), repeated(wide)], KERNELS, &PlanOptions::default());
+        assert_eq!(error, PlanError::TooLarge { elements: 1 << 60 }, "{wide}");
+    }
+    // Of two bytes the result can be addressed, its sum of four bytes cannot.
+    let lens = [strided(&[1 << 31], &[0]), strided(&[1 << 30], &[0])];
+    let rounded = BindOptions { dtype: Some(DType::F16), ..BindOptions::default() };
+    let error = try_plan("a,b->ab", &lens, &rounded, KERNELS, &PlanOptions::default()).expect_err("refused");
+    assert_eq!(error, PlanError::TooLarge { elements: 1 << 61 });
+    // Each copy alone could be addressed.
+    let arguments = [folded(DType::I8), folded(DType::I8), f32(&[])];
+    let options = PlanOptions { order: Order::LeftToRight, ..PlanOptions::default() };
+    let error = refused("abc,abc,->", &arguments, KERNELS, &options);
+    assert!(matches!(error, PlanError::TooLarge { .. }), "{error}");
 }
 
 #[test]
