@@ -3,9 +3,11 @@
 //! *In*: an [`Equation`], what is known of each argument (in call order: operand 0, its tables, operand 1, …, the
 //! tables of the output), and [`BindOptions`]. *Out*: a [`Problem`]. *Callers*: the facade. Pure; no data is read.
 
+mod measure;
 mod output;
 mod scope;
 mod sizes;
+mod suggest;
 
 use std::collections::BTreeMap;
 
@@ -13,6 +15,7 @@ use einfall_equation::{Axis, Diagnostic, Equation, Operand as Written, Place};
 use einfall_tensor::{DType, Layout, element_count};
 
 use crate::problem::{Bounds, LabelId, LabelInfo, Lookup, Operand, Problem, Table, Term, Window};
+use measure::Axes;
 use output::bind_output;
 use scope::Scope;
 
@@ -94,22 +97,10 @@ pub fn bind(equation: &Equation, arguments: &[Argument], options: &BindOptions) 
         expand(&mut scope, &written_output, Place::Output, ellipsis_rank, &output_tables, arguments, &mut tables)?;
 
     // Lengths: direct axes of operands and tables first, then `sizes`, then windows.
-    for (number, (axes, assigned)) in operands.iter().zip(&assigned).enumerate() {
-        let argument = &arguments[assigned.operand];
-        for (axis, &len) in axes.iter().zip(&argument.layout.shape) {
-            if let AxisKind::Label(label) = axis.kind {
-                let describe = || format!("operand {number}");
-                scope.measure(label, len, describe, (Place::Operand(number), axis.written))?;
-            }
-        }
-    }
-    for table in &tables {
-        for (&label, &len) in table.labels.iter().zip(&arguments[table.argument].layout.shape) {
-            scope.measure(label, len, || format!("table argument {}", table.argument), table.place)?;
-        }
-    }
+    let (operands, assigned) = (operands.as_slice(), assigned.as_slice());
+    Axes { equation, operands, assigned, tables: &tables, arguments }.measure(&mut scope)?;
     sizes::apply(&mut scope, &options.sizes, &written_output)?;
-    let windows = operands.iter().zip(&assigned).flat_map(|(axes, assigned)| {
+    let windows = operands.iter().zip(assigned).flat_map(|(axes, assigned)| {
         axes.iter().zip(&arguments[assigned.operand].layout.shape).filter_map(|(axis, &len)| match &axis.kind {
             AxisKind::Window { terms, offset } => Some((terms.as_slice(), *offset, len)),
             _ => None,
@@ -136,7 +127,7 @@ pub fn bind(equation: &Equation, arguments: &[Argument], options: &BindOptions) 
         })
         .collect();
     let mut bound_operands = Vec::with_capacity(operands.len());
-    for (number, (axes, assigned)) in operands.iter().zip(&assigned).enumerate() {
+    for (number, (axes, assigned)) in operands.iter().zip(assigned).enumerate() {
         let argument = &arguments[assigned.operand];
         let too_large =
             |message: String| BindError::TooLarge(scope.diagnose(message, &[(Place::Operand(number), None)]));
@@ -162,7 +153,7 @@ pub fn bind(equation: &Equation, arguments: &[Argument], options: &BindOptions) 
 }
 
 /// The arguments of one operand: itself, then a table a lookup.
-struct Assigned {
+pub(crate) struct Assigned {
     operand: usize,
     tables: Vec<usize>,
 }

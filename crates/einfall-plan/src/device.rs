@@ -37,7 +37,7 @@ pub trait Device {
 pub enum RunError {
     /// A table holds a value outside the axis that it looks up.
     #[error(
-        "table argument {argument} holds {value} at {position:?}, outside the axis of length {len}\nhint: `bounds=\"skip\"` leaves such terms out"
+        "table argument {argument} holds {value} at {position:?}, outside the axis of length {len}\nhint: bounds `skip` leaves such terms out"
     )]
     TableValue {
         /// Which argument of the call the table is.

@@ -70,7 +70,7 @@ fn bracket_len(
         (Some((_, &len)), _) | (None, Some(len)) => Ok(len),
         (None, None) => {
             let message = format!("nothing gives the output axis `{bracket}` a length");
-            let hint = format!("name it in `sizes`, as in {{\"{bracket}\": 1000}}");
+            let hint = format!("name it in `sizes`, as in `{bracket}=1000`");
             Err(BindError::MissingSize(scope.diagnose_with_hint(message, &[(Place::Output, Some(axis.written))], hint)))
         }
     }
