@@ -136,12 +136,29 @@ pub enum PlanError {
         /// Elements needed.
         elements: u128,
     },
+    /// The kernel to prefer is none of the device's.
+    #[error("there is no kernel `{name}`\nhint: there {}", list(known))]
+    UnknownKernel {
+        /// The name that was given.
+        name: String,
+        /// The kernels of the device.
+        known: Vec<&'static str>,
+    },
     /// No kernel of the device runs a step.
     #[error("no kernel can run the step {step}")]
     NoKernel {
         /// The step.
         step: String,
     },
+}
+
+fn list(names: &[&str]) -> String {
+    let quoted: Vec<String> = names.iter().map(|name| format!("`{name}`")).collect();
+    match quoted.as_slice() {
+        [] => "are none".into(),
+        [only] => format!("is {only}"),
+        [first @ .., last] => format!("are {} and {last}", first.join(", ")),
+    }
 }
 
 impl Plan {
@@ -155,6 +172,10 @@ impl Plan {
         kernels: &[KernelSpec],
         options: &PlanOptions,
     ) -> Result<Plan, PlanError> {
+        if let Some(name) = options.kernel.as_ref().filter(|name| kernels.iter().all(|kernel| kernel.name != **name)) {
+            let known = kernels.iter().map(|kernel| kernel.name).collect();
+            return Err(PlanError::UnknownKernel { name: name.clone(), known });
+        }
         let plan = build::build(problem, machine, kernels, options)?;
         debug_assert_eq!(plan.verify(), Ok(()));
         Ok(plan)

@@ -78,6 +78,20 @@ fn copies_too_large() {
 }
 
 #[test]
+fn unknown_kernel() {
+    let options = PlanOptions { kernel: Some("row".into()), ..PlanOptions::default() };
+    let message = |kernels| refused("i->i", &[f32(&[3])], kernels, &options).to_string();
+    assert_snapshot!(message(KERNELS), @"
+    there is no kernel `row`
+    hint: there are `rows`, `matrix`, `scatter` and `loops`
+    ");
+    assert_snapshot!(message(&KERNELS[..1]), @"
+    there is no kernel `row`
+    hint: there is `rows`
+    ");
+}
+
+#[test]
 fn no_kernel() {
     let error = refused("e->[e]", &[f32(&[5]), i64(&[5])], &KERNELS[..2], &PlanOptions::default());
     assert!(matches!(error, PlanError::NoKernel { .. }));

@@ -78,8 +78,8 @@ pub(super) fn build(
     let scratch = steps.iter().chain(&epilogue).map(|step| step.estimate().workspace_bytes).max().unwrap_or(0);
     let arena = memory::lay_out(&steps, epilogue.as_ref(), &mut temps, slice_sum, !sliced.is_empty());
     let addressable = arena.and_then(|arena| Some((arena, arena.checked_add(scratch)?)));
-    let (arena_bytes, workspace_bytes) = addressable
-        .ok_or_else(|| PlanError::TooLarge { elements: temps.iter().map(|temp| temp.len as u128).sum() })?;
+    let (arena_bytes, workspace_bytes) =
+        addressable.ok_or_else(|| PlanError::TooLarge { elements: temps.iter().map(|temp| temp.len as u128).sum() })?;
     Ok(Plan {
         steps,
         epilogue,
