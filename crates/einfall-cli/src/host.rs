@@ -3,8 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use einfall::{CpuDevice, Device, Error, Isa, Machine, default_device, machine_cache_path};
-use einfall_cpu::measure::{Quantity, measure_machine};
+use einfall::{CpuDevice, Device, Error, Isa, Machine, Quantity, default_device, machine_cache_path, measure_machine};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::failure::Failure;

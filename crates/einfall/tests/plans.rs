@@ -2,8 +2,7 @@
 //!
 //! Predicted times are left out, so that a better cost model changes a line here only where it changes a decision.
 
-use einfall::{CpuDevice, DType, Einsum, Isa, Layout, Machine, Way};
-use einfall_plan::Argument;
+use einfall::{Argument, CpuDevice, DType, Einsum, Isa, Layout, Machine, Way};
 use insta::assert_snapshot;
 
 fn device() -> CpuDevice {
