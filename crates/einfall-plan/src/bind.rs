@@ -11,7 +11,7 @@ mod suggest;
 
 use std::collections::BTreeMap;
 
-use einfall_equation::{Axis, Diagnostic, Equation, Operand as Written, Place};
+use einfall_equation::{Axis, Diagnostic, Equation, Operand as Written, Place, quoted};
 use einfall_tensor::{DType, Layout, element_count};
 
 use crate::problem::{Bounds, LabelId, LabelInfo, Lookup, Operand, Problem, Table, Term, Window};
@@ -82,6 +82,7 @@ pub fn bind(equation: &Equation, arguments: &[Argument], options: &BindOptions) 
     let written_output = equation.explicit_output();
     let mut scope = Scope::new(equation);
     let assigned = assign_arguments(equation, &written_output, arguments.len())?;
+    check_strides(&scope, arguments, options)?;
 
     // Expand ellipses, intern labels, check ranks and table types.
     let mut tables = Vec::new();
@@ -134,7 +135,10 @@ pub fn bind(equation: &Equation, arguments: &[Argument], options: &BindOptions) 
         let elements = element_count(&argument.layout.shape)
             .and_then(|count| argument.layout.span().map(|_| count))
             .map_err(|error| too_large(format!("operand {number}: {error}")))?;
-        let term = build_term(axes, &argument.layout, &labels)
+        // Views of nothing may have any strides; no offset of theirs is worth an overflow.
+        let empty = || Layout { shape: argument.layout.shape.clone(), strides: vec![0; axes.len()].into() };
+        let layout = if elements == 0 { &empty() } else { &argument.layout };
+        let term = build_term(axes, layout, &labels)
             .ok_or_else(|| too_large(format!("operand {number}: a window position does not fit 64 bits")))?;
         bound_operands.push(Operand { argument: assigned.operand, dtype: argument.dtype, term, elements });
     }
@@ -205,6 +209,19 @@ pub(crate) fn were(count: usize) -> String {
     format!("{count} {}", if count == 1 { "was" } else { "were" })
 }
 
+/// There must be one stride an axis; views have that, descriptions may not.
+fn check_strides(scope: &Scope<'_>, arguments: &[Argument], options: &BindOptions) -> Result<(), BindError> {
+    let described = arguments.iter().enumerate().map(|(number, argument)| (format!("argument {number}"), argument));
+    for (name, Argument { layout, .. }) in described.chain(options.out.iter().map(|out| ("`out`".to_string(), out))) {
+        let (axes, strides) = (layout.shape.len(), layout.strides.len());
+        if axes != strides {
+            let message = format!("{name} has {} but {}", plural(axes, "axis"), plural(strides, "stride"));
+            return Err(BindError::Rank(scope.diagnose(message, &[])));
+        }
+    }
+    Ok(())
+}
+
 /// An axis of a term after its ellipsis is expanded.
 pub(crate) struct BoundAxis {
     /// Position in the written term, for messages.
@@ -247,7 +264,7 @@ fn expand(
             Axis::Lookup(labels) => {
                 let argument = *table_arguments.next().expect("one table argument a lookup");
                 let Argument { dtype, layout } = &arguments[argument];
-                let at = [(place, Some(written))];
+                let (at, axis) = ([(place, Some(written))], quoted(&axis.to_string()));
                 if !dtype.is_integer() {
                     let message =
                         format!("the table of `{axis}`, argument {argument}, is {dtype}, not an integer type");

@@ -128,6 +128,12 @@ pub enum PlanError {
         /// The limit.
         limit: usize,
     },
+    /// Slicing keeps the limit, but in more slices than can be counted.
+    #[error("keeping the memory limit of {limit} takes more slices than can be counted\nhint: raise `memory_limit`")]
+    TooManySlices {
+        /// The limit.
+        limit: usize,
+    },
     /// Intermediate results cannot be addressed.
     #[error(
         "intermediate results of {elements} elements are larger than can be addressed\nhint: set `memory_limit` so that the contraction is sliced"

@@ -120,7 +120,7 @@ fn nothing_is_read_of_an_empty_operand_to_be_converted() {
     // No element, so nothing may be read, whatever the strides.
     for strides in [[0, 1], [0, 0], [5, 1]] {
         let half = |shape: &[usize]| Argument { dtype: DType::BF16, ..strided(shape, &strides) };
-        assert_eq!(converted("ij,ij->ij", &[f32(&[0, 5]), half(&[0, 5])]).0, 0);
+        assert!(plan("ij,ij->ij", &[f32(&[0, 5]), half(&[0, 5])]).temps.is_empty());
         assert_eq!(converted("id,[i]d->id", &[f32(&[3, 5]), half(&[0, 5]), i64(&[3])]).0, 0);
     }
 }

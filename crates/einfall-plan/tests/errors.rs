@@ -78,6 +78,18 @@ fn copies_too_large() {
 }
 
 #[test]
+fn more_slices_than_can_be_counted() {
+    // 2^64 of them wrap to none at all, after which the result would be whatever was in memory.
+    let repeated = strided(&[1 << 16, 1 << 16], &[0, 0]);
+    let options = PlanOptions { memory_limit: Some(1), order: Order::LeftToRight, ..PlanOptions::default() };
+    let error = refused("ab,cd,ac,bd->", &vec![repeated; 4], KERNELS, &options);
+    assert_snapshot!(error, @"
+    keeping the memory limit of 1 takes more slices than can be counted
+    hint: raise `memory_limit`
+    ");
+}
+
+#[test]
 fn unknown_kernel() {
     let options = PlanOptions { kernel: Some("row".into()), ..PlanOptions::default() };
     let message = |kernels| refused("i->i", &[f32(&[3])], kernels, &options).to_string();

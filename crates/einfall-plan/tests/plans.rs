@@ -494,13 +494,28 @@ fn labels_of_length_0() {
     assert_snapshot!(plan("ij,jk->ik", &[f32(&[5, 0]), f32(&[0, 11])]), @"
     ij,jk->ik   i=5 j=0 k=11   f32
     result [5, 11] f32, 2 threads, avx2
-    1. ij,jk->ik   left i=5, right k=11, contracted j=0
-       rows         -             the summed loop is not contiguous in both inputs
-     * matrix       gemm            0.00 ns        0 FLOP       220 B
+    1. ij,jk->ik   contracted j=0
+       why: a label of length 0 leaves nothing to add up
+       rows         -             needs two inputs
+       matrix       -             needs two plain inputs
        scatter      -             the output is not scattered by a table
-       loops        nest            0.00 ns        0 FLOP       220 B
-    total   0.00 ns        0 FLOP       220 B; workspace 4.10 kB
+     * loops        nest            0.00 ns        0 FLOP         8 B
+    total   0.00 ns        0 FLOP         8 B; workspace 0 B
     ");
+}
+
+#[test]
+fn beside_a_label_of_length_0_others_may_be_as_long_as_they_like() {
+    const MOST: usize = usize::MAX;
+    let wild = [isize::MIN, isize::MAX, 1 << 40];
+    let first = strided(&[0, MOST, MOST - 1], &wild);
+    let arguments = [first, strided(&[0, MOST - 1, 1 << 62], &wild), strided(&[1 << 62, 1], &[0, 1])];
+    for memory_limit in [None, Some(0)] {
+        let options = PlanOptions { memory_limit, ..PlanOptions::default() };
+        let plan = plan_with("bij,bjk,kl->bil", &arguments, &BindOptions::default(), &options);
+        assert_eq!((plan.steps.len(), plan.workspace_bytes, plan.slice_count()), (1, 0, 1.0));
+        assert_eq!(plan.cost().flops, 0.0);
+    }
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! The shape, the type and the layout of the output.
 
-use einfall_equation::{Operand as Written, Place};
+use einfall_equation::{Operand as Written, Place, quoted};
 use einfall_tensor::{DType, Dims, Layout, element_count};
 
 use super::scope::Scope;
@@ -61,16 +61,17 @@ fn bracket_len(
     given: Option<usize>,
 ) -> Result<usize, BindError> {
     let bracket = &written.axes[axis.written];
+    let shown = quoted(&bracket.to_string());
     let named = options.sizes.iter().find(|(key, _)| find_bracket(written, key) == Some(bracket));
     match (named, given) {
         (Some((_, &len)), Some(out)) if len != out => {
-            let message = format!("axis `{bracket}` is {out} in `out` but {len} in `sizes`");
+            let message = format!("axis `{shown}` is {out} in `out` but {len} in `sizes`");
             Err(BindError::Out(scope.diagnose(message, &[(Place::Output, Some(axis.written))])))
         }
         (Some((_, &len)), _) | (None, Some(len)) => Ok(len),
         (None, None) => {
-            let message = format!("nothing gives the output axis `{bracket}` a length");
-            let hint = format!("name it in `sizes`, as in `{bracket}=1000`");
+            let message = format!("nothing gives the output axis `{shown}` a length");
+            let hint = format!("name it in `sizes`, as in `{shown}=1000`");
             Err(BindError::MissingSize(scope.diagnose_with_hint(message, &[(Place::Output, Some(axis.written))], hint)))
         }
     }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fmt;
 
-use einfall_equation::{Axis, Diagnostic, Equation, Label, Operand as Written, Place, Span};
+use einfall_equation::{Axis, Diagnostic, Equation, Label, Operand as Written, Place, Span, quoted};
 
 use super::{BindError, plural};
 use crate::problem::{LabelId, LabelInfo};
@@ -83,8 +83,9 @@ impl<'a> Scope<'a> {
         }
         let Place::Operand(number) = place else { unreachable!("the output has no argument of its own") };
         let message = format!(
-            "operand {number} has {} but `{term}` names {}{named}",
+            "operand {number} has {} but `{}` names {}{named}",
             plural(shape.len(), "axis"),
+            quoted(&term.to_string()),
             if term.has_ellipsis() { "at least " } else { "" }
         );
         let hint = format!("its shape is {shape:?}");

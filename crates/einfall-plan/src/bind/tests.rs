@@ -96,6 +96,28 @@ fn rank() {
 }
 
 #[test]
+fn one_stride_an_axis() {
+    assert_refused!(Rank, "ij->i", [strided(&[2, 3], &[1])], @"
+    argument 0 has 2 axes but 1 stride
+      ij->i
+    ");
+    assert_refused!(Rank, "i->i", [f32(&[2])], out(strided(&[2], &[1, 1])), @"
+    `out` has 1 axis but 2 strides
+      i->i
+    ");
+}
+
+#[test]
+fn long_terms_are_quoted_in_part() {
+    assert_refused!(Rank, &"ij".repeat(50_000), [f32(&[2])], @"
+    operand 0 has 1 axis but `ijijijijijijijijijijijijijijij…jijijijijijijijijijijijijijij` names 100000
+      ijijijijijijijiji…jijijijijijijijij
+      ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+    hint: its shape is [2]
+    ");
+}
+
+#[test]
 fn table_rank() {
     assert_refused!(Rank, "qd,[qk]d->qk", [f32(&[2, 3]), f32(&[7, 3]), i64(&[2, 5, 1])], @"
     the table of `[qk]`, argument 2, has 3 axes but 2 subscripts

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use einfall_tensor::DType;
 
 use super::{Plan, PlanError, PlanOptions, Slot, Step, Temp, memory, slice};
-use crate::contraction::classify;
+use crate::contraction::{Access, Contraction, Loop, Role, classify};
 use crate::kernel::{KernelSpec, choose};
 use crate::machine::Machine;
 use crate::path::{Network, find_path};
@@ -60,6 +60,21 @@ pub(super) fn build(
     let lens = |label: LabelId| problem.len(label);
     let network = Network { operands: &label_sets, lens: &lens, output: &output_labels };
     let path = find_path(&network, &options.order).map_err(PlanError::Path)?;
+    if let Some(empty) = problem.labels.iter().position(|label| label.len == 0) {
+        let step = nothing(&problem, LabelId(empty as u32), machine, kernels, options)?;
+        return Ok(Plan {
+            workspace_bytes: step.estimate().workspace_bytes,
+            steps: vec![step],
+            epilogue: None,
+            temps: Vec::new(),
+            slices: Vec::new(),
+            slice_sum: None,
+            method: path.method,
+            arena_bytes: 0,
+            machine: machine.clone(),
+            problem,
+        });
+    }
     let sliced = slice::choose_slices(&network, &path, options.memory_limit)?;
 
     let mut builder = Builder {
@@ -91,6 +106,40 @@ pub(super) fn build(
         workspace_bytes,
         machine: machine.clone(),
         problem,
+    })
+}
+
+/// The one step of a problem with a label that takes no value: the result is 0, if it has elements at all.
+///
+/// Other labels may have any length then, so no kernel is asked about them.
+fn nothing(
+    problem: &Problem,
+    empty: LabelId,
+    machine: &Machine,
+    kernels: &[KernelSpec],
+    options: &PlanOptions,
+) -> Result<Step, PlanError> {
+    let access = || Access { strides: vec![0], ..Access::default() };
+    let contraction = Contraction {
+        loops: vec![Loop { name: problem.name(empty).to_string(), len: 0, role: Role::Contracted }],
+        left: access(),
+        right: None,
+        out: access(),
+        dtype: problem.operands[0].dtype,
+        out_dtype: problem.output.dtype,
+        bounds: problem.bounds,
+    };
+    let text = problem.equation.to_string();
+    let (candidates, chosen) = choose(&contraction, machine, kernels, options.kernel.as_deref())
+        .ok_or_else(|| PlanError::NoKernel { step: format!("{text}: {contraction}") })?;
+    Ok(Step {
+        inputs: vec![(Slot::Operand(0), Term::default())],
+        output: (Slot::Output, Term::default()),
+        text,
+        contraction,
+        candidates,
+        chosen,
+        why: Some("a label of length 0 leaves nothing to add up"),
     })
 }
 
@@ -292,7 +341,7 @@ impl Builder<'_> {
 
     fn choose(
         &self,
-        contraction: &crate::contraction::Contraction,
+        contraction: &Contraction,
         text: &str,
     ) -> Result<(Vec<crate::kernel::Candidate>, usize), PlanError> {
         choose(contraction, self.machine, self.kernels, self.options.kernel.as_deref())
