@@ -31,7 +31,7 @@ mod device;
 mod error;
 
 pub use call::{Einsum, Prepared, einsum, einsum_into};
-pub use device::{default_device, machine_cache_path};
+pub use device::{default_device, machine_cache_path, saved_machine};
 pub use einfall_cpu::device::{CpuDevice, CpuDeviceError};
 pub use einfall_cpu::isa::Isa;
 pub use einfall_cpu::measure::{Quantity, measure_machine};
