@@ -126,7 +126,7 @@ fn the_equations_of_the_notation() {
     ");
     assert_snapshot!(plan("[e]d,[e]d->e", &[f32(&[300, 32]), i64(&[5000]), f32(&[300, 32]), i64(&[5000])]), @"
     d[e],d[e]->e   batch e=5000, contracted d=32
-      dots: stream
+      dots: gather
     ");
     assert_snapshot!(plan("td,[t]df->tf", &[f32(&[500, 64]), f32(&[8, 64, 128]), i64(&[500])]), @"
     td,df[t]->tf   batch t=500, right f=128, contracted d=64

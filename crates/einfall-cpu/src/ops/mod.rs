@@ -58,6 +58,12 @@ fn distinct_bytes(contraction: &Contraction) -> f64 {
         + contraction.distinct_elements(&contraction.out) * contraction.out_dtype.bytes() as f64
 }
 
+/// Whether the output is better written past the caches: a good part of it would not be found there anyway.
+fn is_past_caches(run: &Run<'_>, out_bytes: usize) -> bool {
+    let bytes = run.contraction.distinct_elements(&run.contraction.out) * out_bytes as f64;
+    bytes > run.machine.l3_bytes as f64 / 3.0
+}
+
 /// Predicted time of visiting `count` contiguous rows, `lists` runs of them.
 ///
 /// Each row is read from the cache that holds the rows of one batch; all distinct bytes come from memory once.
