@@ -229,6 +229,13 @@ fn several_steps() {
     ij,jk->ik   left i=128, right k=64, contracted j=256
       gemm: gemm
     ");
+    let keys = half(&[2, 300, 64]);
+    assert_snapshot!(plan("bqd,b[bqk]d->bqk", &[f32(&[2, 100, 64]), keys, i64(&[2, 100, 10])]), @"
+    bf16 to f32   left 021=38400
+      nest: elementwise
+    bqd,bd[bqk]->bqk   batch b=2 q=100, right k=10, contracted d=64
+      dots: gather
+    ");
     let arguments = [f32(&[2, 100, 64]), f32(&[2, 300, 64]), i64(&[2, 100, 10]), f32(&[10, 5])];
     assert_snapshot!(plan("bqd,b[bqk]d,kf->bqf", &arguments), @"
     bqd,bd[bqk]->bqk   batch b=2 q=100, right k=10, contracted d=64
