@@ -1,5 +1,6 @@
-use einfall::{Einsum, Layout, Machine, RunError, View, ViewMut};
-use einfall_plan::{Argument, Contraction, Cost, Device, Estimate, KernelSpec, Way};
+use einfall::{
+    Argument, Contraction, Cost, Device, Einsum, Estimate, KernelSpec, Layout, Machine, RunError, View, ViewMut, Way,
+};
 
 use super::*;
 
