@@ -22,7 +22,12 @@ pub trait Device {
     ///
     /// # Errors
     /// [`RunError`].
-    fn run(&self, plan: &Plan, arguments: &[View<'_>], out: &mut ViewMut<'_>) -> Result<(), RunError>;
+    ///
+    /// # Safety
+    /// The plan is what [`Plan::new`] made, from a problem that [`bind`](crate::bind()) made, with the machine and the
+    /// kernels of this device, and nothing in it was changed: the device reads and writes where the plan says.
+    #[allow(unsafe_code)] // a declaration; the facade keeps the promise
+    unsafe fn run(&self, plan: &Plan, arguments: &[View<'_>], out: &mut ViewMut<'_>) -> Result<(), RunError>;
 
     /// Checks every table value against its axis, unless the plan leaves bad ones out.
     ///

@@ -156,6 +156,8 @@ fn describe(view: &View<'_>) -> Argument {
 /// A planned call, to run many times on arguments of the same shapes, strides and types.
 ///
 /// Its `Display` says what each step costs, and why it is run the way it is.
+///
+/// Invariant `planned`: the plan is what [`Plan::new`] made for a bound problem and this device.
 pub struct Prepared<'a> {
     plan: Plan,
     /// What the plan was made with, to make it again for a result apart from `out`.
@@ -192,7 +194,11 @@ impl<'a> Prepared<'a> {
         #[allow(unsafe_code)]
         let mut result = unsafe { Tensor::uninit(output.dtype, &output.layout.shape)? };
         self.plan.check_arguments(arguments, &result.view_mut())?;
-        self.device.run(&self.plan, arguments, &mut result.view_mut())?;
+        // SAFETY: `planned`: nobody changed the plan since this device's kernels made their offers for it.
+        #[allow(unsafe_code)]
+        unsafe {
+            self.device.run(&self.plan, arguments, &mut result.view_mut())?;
+        }
         Ok(result)
     }
 
@@ -209,7 +215,12 @@ impl<'a> Prepared<'a> {
             _ => false,
         };
         if !arguments.iter().any(overlaps) {
-            return Ok(self.device.run(&self.plan, arguments, out)?);
+            // SAFETY: as above.
+            #[allow(unsafe_code)]
+            unsafe {
+                self.device.run(&self.plan, arguments, out)?;
+            }
+            return Ok(());
         }
         let result = self.apart()?.run(arguments)?;
         Einsum::new("...->...").device(self.device).run_into(&[result.view()], out)

@@ -72,13 +72,15 @@ pub(super) fn lanes(machine: &Machine, dtype: DType) -> f64 {
 fn workspace(contraction: &Contraction, machine: &Machine) -> usize {
     let size = |role| contraction.len_of(role);
     let (m, n, k) = (size(Role::Left), size(Role::Right), size(Role::Contracted));
-    let (rows, columns, length) = (m as usize, n as usize, k as usize);
+    // Blocks do not grow with sides that are longer than any block.
+    let side = |len: f64| len.min(f64::from(u32::MAX)) as usize;
+    let (rows, columns, length) = (side(m), side(n), side(k));
     let isa = machine.isa.parse().unwrap_or(Isa::Portable);
     let scratch = with_element!(contraction.dtype, T => {
         scratch_bytes::<T>(isa, &Blocking::new::<T>(isa, caches(machine)), rows, columns, length)
     });
     let lists = 8.0 * 2.0 * (m + n + k) + 3.0 * 4096.0;
-    (machine.threads as f64 * (scratch as f64 + lists)) as usize + (1 << 16)
+    ((machine.threads as f64 * (scratch as f64 + lists)) as usize).saturating_add(1 << 16)
 }
 
 /// Caches of one core; the last level is shared.

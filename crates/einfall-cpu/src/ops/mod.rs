@@ -3,6 +3,7 @@
 //! [`KERNELS`] is the table that the planner sees, most specific first; to add a kernel, add a file and a row.
 
 pub mod axpys;
+pub mod copies;
 pub mod dense;
 pub mod dots;
 pub mod gemm;
@@ -34,6 +35,7 @@ pub struct Kernel {
 pub const KERNELS: &[Kernel] = &[
     Kernel { name: "dots", estimate: dots::estimate, run: dots::run },
     Kernel { name: "axpys", estimate: axpys::estimate, run: axpys::run },
+    Kernel { name: "copies", estimate: copies::estimate, run: copies::run },
     Kernel { name: "dense", estimate: dense::estimate, run: dense::run },
     Kernel { name: "spread", estimate: spread::estimate, run: spread::run },
     Kernel { name: "sorted", estimate: sorted::estimate, run: sorted::run },

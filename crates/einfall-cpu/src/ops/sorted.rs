@@ -100,11 +100,13 @@ pub fn estimate(contraction: &Contraction, machine: &Machine) -> Result<Estimate
     let isa = machine.isa.parse().unwrap_or(Isa::Portable);
     let scratch = with_element!(contraction.dtype, T => {
         let blocking = Blocking::new::<T>(isa, caches(machine));
-        scratch_bytes::<T>(isa, &blocking, GROUP * own as usize, columns as usize, k as usize)
+        let side = |len: f64| len.min(f64::from(u32::MAX)) as usize;
+        scratch_bytes::<T>(isa, &blocking, side(GROUP as f64 * own), side(columns), side(k))
     });
     let lists = 16.0 * GROUP as f64 * own * threads + 16.0 * (k + columns) + 24.0 * vectors;
     let starts = 8.0 * matrices.lookups[0].len as f64;
-    let workspace_bytes = machine.threads * scratch + (lists + starts) as usize + (1 << 16);
+    let workspace_bytes = ((machine.threads * scratch) as f64 + lists + starts) as usize;
+    let workspace_bytes = workspace_bytes.saturating_add(1 << 16);
     Ok(Estimate { way: Way::Sorted, cost: Cost { flops: contraction.flops(), bytes: moved, seconds }, workspace_bytes })
 }
 
