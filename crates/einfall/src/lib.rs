@@ -27,12 +27,14 @@ mod device;
 mod error;
 
 pub use call::{Einsum, Prepared, einsum, einsum_into};
-pub use device::{default_device, machine_cache_path};
+pub use device::{default_device, fresh_device, machine_cache_path};
 pub use einfall_cpu::device::{CpuDevice, CpuDeviceError};
 pub use einfall_cpu::isa::Isa;
+pub use einfall_equation as equation;
 pub use einfall_equation::{Diagnostic, Equation, GradientError, ParseError, gradient};
 pub use einfall_plan::{
-    BindError, Bounds, Bytes, Cost, Device, Flops, Machine, Order, Plan, PlanError, RunError, Seconds, Step, Way,
+    Argument, BindError, Bounds, Bytes, Cost, Device, Flops, LabelId, Machine, Order, Plan, PlanError, RunError, Seconds, Slot, Step,
+    Way,
 };
 pub use einfall_tensor::{Bool8, DType, Element, Layout, Tensor, TensorError, View, ViewMut, half, num_complex};
 pub use error::Error;
