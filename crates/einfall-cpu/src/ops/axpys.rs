@@ -6,6 +6,7 @@
 use einfall_plan::pattern::{RowAxpys, Side, row_axpys};
 use einfall_plan::{Access, Contraction, Cost, Estimate, Machine, Role, Way};
 use einfall_tensor::{Element, with_element};
+use smallvec::SmallVec;
 
 use super::source::{Filled, RowOffsets, Source};
 use super::{Run, rows_cost};
@@ -15,6 +16,8 @@ use crate::walk::{BadTable, Walk};
 
 /// Rows whose offsets and weights are kept at once.
 const BLOCK: usize = 1024;
+/// Rows for which nothing is allocated.
+const SHORT: usize = 32;
 /// Elements of a row that one task sums at most, so that few long rows still keep all threads busy.
 const COLUMNS: usize = 512;
 
@@ -142,9 +145,11 @@ where
     let plain_weights = weight_source.as_ref().is_none_or(|weights| matches!(weights.source(), Source::Strided(_)));
     let repeats = matches!(source.source(), Source::Strided(_)) && plain_weights && len <= BLOCK;
     let mut fixed = None;
-    let mut offsets = [0isize; BLOCK];
-    let mut positions = [0u32; BLOCK];
-    let mut gathered = [T::default(); BLOCK];
+    // As long as needed: to clear whole blocks takes longer than a small product.
+    let block = BLOCK.min(len);
+    let mut offsets: SmallVec<[isize; SHORT]> = SmallVec::from_elem(0, block);
+    let mut positions: SmallVec<[u32; SHORT]> = SmallVec::from_elem(0, block);
+    let mut gathered: SmallVec<[T; SHORT]> = SmallVec::from_elem(T::default(), block);
     let mut sums = vec![<T as Scalar>::ZERO; if direct { 0 } else { width }];
     for flat in range {
         let start = flat % strips * COLUMNS;
