@@ -31,7 +31,7 @@ pub(crate) struct Prepared {
 }
 
 impl Prepared {
-    fn new(plan: Plan) -> Self {
+    pub(crate) fn new(plan: Plan) -> Self {
         let problem = &plan.problem;
         let long = plan.cost().seconds > LONG_SECONDS;
         let rearranges = match problem.operands.as_slice() {

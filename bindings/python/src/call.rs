@@ -416,6 +416,37 @@ fn on_torch<'py>(
     run_torch(py, equation, &views, &options)
 }
 
+/// What torch's dispatcher calls at last; a result of a given shape takes lengths from it.
+pub(crate) fn torch_kernel<'py>(
+    py: Python<'py>,
+    equation: &str,
+    operands: &[Bound<'py, PyAny>],
+    keywords: &Keywords<'py>,
+    shape: Option<Vec<usize>>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let mut options = keywords.options()?;
+    let Some(shape) = shape else { return on_torch(py, equation, operands, options, keywords) };
+    let mut made = Vec::new();
+    let mut views = Views::new();
+    for (number, operand) in operands.iter().enumerate() {
+        let (view, resolved) = torch::view(number, operand)?;
+        views.push(view);
+        made.extend(resolved);
+    }
+    let dtype = match &keywords.dtype {
+        Some(dtype) => Some(options::dtype(dtype)?),
+        None => {
+            let operands = crate::describe::tables(&crate::terms::parse(py, equation)?);
+            let operands = operands.iter().zip(&views).filter(|(table, _)| !**table);
+            operands.map(|(_, view)| view.dtype()).reduce(promote_like_torch)
+        }
+    };
+    options.dtype = dtype;
+    let dtype = dtype.ok_or_else(|| PyValueError::new_err("operands are missing"))?;
+    options.out = Some(Argument { dtype, layout: Layout::contiguous(&shape) });
+    run_torch(py, equation, &views, &options)
+}
+
 /// Runs into a new tensor.
 pub(crate) fn run_torch<'py>(
     py: Python<'py>,
