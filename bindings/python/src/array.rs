@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicI32, AtomicPtr, Ordering};
 
 use einfall::{DType, Layout, View};
 use numpy::npyffi::{
-    NPY_ARRAY_F_CONTIGUOUS, NPY_ARRAY_WRITEABLE, NpyTypes, PY_ARRAY_API, PyArray_Descr, PyArrayObject, get_type_object,
+    NPY_ARRAY_WRITEABLE, NpyTypes, PY_ARRAY_API, PyArray_Descr, PyArrayObject, get_type_object,
     npy_intp,
 };
 use pyo3::ffi;
@@ -136,14 +136,15 @@ pub(crate) unsafe fn is_writeable(array: &Bound<'_, PyAny>) -> bool {
     unsafe { (*array.as_ptr().cast::<PyArrayObject>()).fields.flags & NPY_ARRAY_WRITEABLE != 0 }
 }
 
-/// A new array without contents, and the address of its first element.
+/// A new array without contents, and the address of its first element. The layout must have no gaps.
 pub(crate) fn empty<'py>(
     py: Python<'py>,
     dtype: DType,
-    shape: &[usize],
-    fortran: bool,
+    layout: &Layout,
 ) -> PyResult<(Bound<'py, PyAny>, *mut u8)> {
-    let mut lens: smallvec::SmallVec<[npy_intp; 8]> = shape.iter().map(|&len| len as npy_intp).collect();
+    let mut lens: smallvec::SmallVec<[npy_intp; 8]> = layout.shape.iter().map(|&len| len as npy_intp).collect();
+    let bytes = dtype.bytes() as isize;
+    let mut steps: smallvec::SmallVec<[npy_intp; 8]> = layout.strides.iter().map(|&stride| stride * bytes).collect();
     // SAFETY: NumPy is imported, since an operand is an array; the description is a new reference, which is stolen.
     unsafe {
         let descr = match dtype {
@@ -158,16 +159,17 @@ pub(crate) fn empty<'py>(
             _ => PY_ARRAY_API.PyArray_DescrFromType(py, number(dtype)),
         };
         let class = get_type_object(py, NpyTypes::PyArray_Type);
-        let flags = if fortran { NPY_ARRAY_F_CONTIGUOUS } else { 0 };
+        // Row-major needs no strides; others are those of memory that NumPy makes for them, which it allows.
+        let row_major = layout.is_contiguous();
         let array = PY_ARRAY_API.PyArray_NewFromDescr(
             py,
             class,
             descr,
-            shape.len() as c_int,
+            lens.len() as c_int,
             lens.as_mut_ptr(),
+            if row_major { ptr::null_mut() } else { steps.as_mut_ptr() },
             ptr::null_mut(),
-            ptr::null_mut(),
-            flags,
+            0,
             ptr::null_mut(),
         );
         let array = Bound::from_owned_ptr_or_err(py, array)?;

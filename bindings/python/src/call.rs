@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use einfall::{Argument, Bounds, DType, Layout, ViewMut};
-use pyo3::exceptions::{PyNotImplementedError, PyTypeError, PyValueError};
+use einfall::{Argument, Bounds, DType, Layout, Order, View, ViewMut};
+use pyo3::exceptions::{PyNotImplementedError, PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString, PyTuple};
@@ -119,6 +119,7 @@ pub(crate) fn call<'py>(
     keywords: &Keywords<'py>,
 ) -> PyResult<Bound<'py, PyAny>> {
     let options = keywords.options()?;
+    check_path(py, equation, &options)?;
     match common_kind(operands)? {
         Kind::NumPy => on_numpy(py, equation, operands, options, keywords),
         Kind::Torch if !torch::must_dispatch(py, operands)? => on_torch(py, equation, operands, options, keywords),
@@ -130,6 +131,18 @@ pub(crate) fn call<'py>(
         Kind::Other if imported(py, "numpy")?.is_some() => on_numpy(py, equation, operands, options, keywords),
         Kind::Other => Err(PyTypeError::new_err("no operand is an array of NumPy, torch or JAX")),
     }
+}
+
+/// A given path must lead to one result.
+fn check_path(py: Python<'_>, equation: &str, options: &Options) -> PyResult<()> {
+    let Order::Given(path) = &options.order else { return Ok(()) };
+    let operands = crate::terms::parse(py, equation)?.operands().len();
+    let taken: usize = path.iter().map(|step| step.len().saturating_sub(1)).sum();
+    // One operand needs no step, and none is left after the last.
+    if taken + 1 == operands {
+        return Ok(());
+    }
+    Err(PyRuntimeError::new_err(format!("the path takes {taken} of {operands} operands together, not all of them")))
 }
 
 /// Hands a call to the part of the package that knows a library's transformations.
@@ -190,7 +203,7 @@ fn on_numpy<'py>(
     let Some(views) = numpy_views(py, operands, &mut made)? else {
         return in_numpy_itself(py, equation, operands, keywords);
     };
-    if keywords.out.is_some() || keywords.dtype.is_some() || keywords.order.is_some() {
+    if keywords.out.is_some() || keywords.dtype.is_some() || keywords.order.is_some() || all_column_major(&views) {
         return on_numpy_with_all(py, equation, operands, views, options, keywords);
     }
     Keywords::word(&keywords.casting, "casting", CASTINGS)?;
@@ -198,7 +211,7 @@ fn on_numpy<'py>(
     if prepared.rearranges && made.is_empty() {
         return rearranged(&prepared, &operands[0]);
     }
-    run_numpy(py, &prepared, &views, false)
+    run_numpy(py, &prepared, &views)
 }
 
 /// Runs a plan into a new array of NumPy.
@@ -206,13 +219,12 @@ pub(crate) fn run_numpy<'py>(
     py: Python<'py>,
     prepared: &Arc<Prepared>,
     views: &Views,
-    fortran: bool,
 ) -> PyResult<Bound<'py, PyAny>> {
-    let (dtype, shape) = prepared.result();
-    let (array, data) = array::empty(py, dtype, shape, fortran)?;
+    let output = &prepared.plan.problem.output;
+    let (array, data) = array::empty(py, output.dtype, &output.layout)?;
     // SAFETY: NumPy has just made the array in the layout of the plan, and nobody else has seen it.
     unsafe { run_fresh(py, prepared, views, data)? };
-    if shape.is_empty() { array::finish(array) } else { Ok(array) }
+    if output.layout.shape.is_empty() { array::finish(array) } else { Ok(array) }
 }
 
 /// A view of the only operand, as NumPy gives it where nothing is summed.
@@ -277,25 +289,24 @@ fn on_numpy_with_all<'py>(
         options.dtype = Some(dtype);
     }
     let Some(out) = &keywords.out else {
-        let fortran = match order {
-            "F" | "f" => true,
-            "A" | "a" => operands.iter().try_fold(true, |all, operand| -> PyResult<bool> {
-                let flags = numpy.call_method1("asarray", (operand,))?.getattr("flags")?;
-                Ok(all && flags.getattr("f_contiguous")?.is_truthy()? && !flags.getattr("c_contiguous")?.is_truthy()?)
-            })?,
-            _ => false,
-        };
         let row_major = prepared(py, equation, &views, &options)?;
-        if !fortran {
-            if row_major.rearranges && matches!(order, "K" | "k") && made.is_empty() && operands[0].is_instance(&numpy.getattr("ndarray")?)? {
-                return rearranged(&row_major, &operands[0]);
-            }
-            return run_numpy(py, &row_major, &views, false);
+        let is_array = operands[0].is_instance(&numpy.getattr("ndarray")?)?;
+        if row_major.rearranges && matches!(order, "K" | "k") && made.is_empty() && is_array {
+            return rearranged(&row_major, &operands[0]);
         }
         let (dtype, shape) = row_major.result();
-        options.out = Some(Argument { dtype, layout: column_major(shape) });
+        let layout = match order {
+            "F" | "f" => Some(column_major(shape)),
+            "A" | "a" if all_column_major(&views) => Some(column_major(shape)),
+            "K" | "k" if all_column_major(&views) => Some(like_operands(&row_major)),
+            _ => None,
+        };
+        let Some(layout) = layout else {
+            return run_numpy(py, &row_major, &views);
+        };
+        options.out = Some(Argument { dtype, layout });
         let prepared = prepared(py, equation, &views, &options)?;
-        return run_numpy(py, &prepared, &views, true);
+        return run_numpy(py, &prepared, &views);
     };
     if common_kind(std::slice::from_ref(out))? != Kind::NumPy {
         return Err(PyTypeError::new_err("`out` is not a NumPy array, but the operands are"));
@@ -312,10 +323,13 @@ fn on_numpy_with_all<'py>(
         Ok(view) if dtype.can_cast_same_kind(view.dtype()) => view,
         _ => {
             // A type or a layout that einfall cannot write: NumPy copies the result.
-            let result = run_numpy(py, &apart, &views, false)?;
+            let result = run_numpy(py, &apart, &views)?;
             let casting = intern!(py, "casting");
             let kwargs = PyDict::new(py);
-            kwargs.set_item(casting, keywords.casting.as_ref().map_or("safe".into_pyobject(py)?.into_any(), Clone::clone))?;
+            // As in NumPy, an optimised result is assigned, and so converted.
+            let optimised = keywords.optimize.as_ref().is_some_and(|optimize| optimize.is_truthy().unwrap_or(true));
+            let default = if optimised { "unsafe" } else { "safe" }.into_pyobject(py)?.into_any();
+            kwargs.set_item(casting, keywords.casting.as_ref().unwrap_or(&default))?;
             numpy.getattr("copyto")?.call((out, result), Some(&kwargs))?;
             return Ok(out.clone());
         }
@@ -328,6 +342,48 @@ fn on_numpy_with_all<'py>(
     }
     write_into(py, equation, &views, options, target.as_ptr().cast_mut(), target.dtype(), target.layout().clone())?;
     Ok(out.clone())
+}
+
+/// The layout without gaps whose axes are in the order of the operands' strides, the fastest first.
+fn like_operands(prepared: &Prepared) -> Layout {
+    let problem = &prepared.plan.problem;
+    let mut layout = problem.output.layout.clone();
+    // Axes that are looked up have no stride of their own, and stay slow.
+    let key = |axis: usize| {
+        let (label, _) = problem.output.term.strides.get(axis)?;
+        let strides = problem.operands.iter().map(|operand| operand.term.stride(*label).unsigned_abs());
+        strides.filter(|&stride| stride > 0).min()
+    };
+    if problem.output.term.strides.len() != layout.shape.len() {
+        return layout;
+    }
+    let mut axes: SmallVec<[usize; 8]> = (0..layout.shape.len()).rev().collect();
+    axes.sort_by_key(|&axis| key(axis).unwrap_or(usize::MAX));
+    let mut next = 1isize;
+    for axis in axes {
+        layout.strides[axis] = next;
+        next = next.saturating_mul(layout.shape[axis].max(1) as isize);
+    }
+    layout
+}
+
+/// Whether every operand with a choice lies column-major, so that the result should too.
+fn all_column_major(views: &[View<'_>]) -> bool {
+    let column_major = |view: &View<'_>| {
+        let mut next = 1;
+        let mut longer = view.shape().iter().zip(view.strides()).filter(|(len, _)| **len != 1);
+        longer.all(|(&len, &stride)| {
+            let expected = next;
+            next *= len as isize;
+            stride == expected
+        })
+    };
+    let mut any = false;
+    views.iter().filter(|view| !view.layout().is_contiguous()).all(|view| {
+        any = true;
+        column_major(view)
+    }) && any
+        && views.iter().all(|view| !view.layout().is_contiguous() || view.shape().iter().filter(|len| **len > 1).count() < 2)
 }
 
 /// Writes an array of the caller's.
@@ -464,7 +520,7 @@ pub(crate) fn run_torch<'py>(
 
 /// The type that torch promotes operands to, where it is not the one that NumPy does.
 fn torch_dtype(py: Python<'_>, equation: &str, views: &Views, options: &Options) -> PyResult<Option<DType>> {
-    let first = views.first().map(einfall::View::dtype);
+    let first = views.first().map(View::dtype);
     if views.iter().all(|view| Some(view.dtype()) == first) {
         return Ok(None);
     }

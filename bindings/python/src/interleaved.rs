@@ -13,7 +13,7 @@ pub(crate) fn read<'py>(arguments: &[Bound<'py, PyAny>]) -> PyResult<(String, Ve
     let mut operands = Vec::new();
     let mut at = 0;
     while at < arguments.len() {
-        let Some(list) = arguments.get(at + 1).filter(|list| is_list(list)) else {
+        let Some(list) = arguments.get(at + 1).filter(|list| is_list(list) || is_array_of_labels(list)) else {
             return Err(PyTypeError::new_err(format!(
                 "argument {at} is neither an equation nor followed by a list of labels"
             )));
@@ -49,9 +49,18 @@ fn is_list(object: &Bound<'_, PyAny>) -> bool {
     object.is_instance_of::<PyList>() || object.is_instance_of::<PyTuple>()
 }
 
-/// A list that no other list follows is that of the output.
+/// NumPy takes arrays of integers for lists of labels.
+fn is_array_of_labels(object: &Bound<'_, PyAny>) -> bool {
+    let shape = object.getattr("shape").and_then(|shape| shape.extract::<Vec<usize>>());
+    shape.is_ok_and(|shape| shape.len() == 1)
+}
+
+/// What stands last, or a list that no other list follows, is the list of the output.
 fn is_output(object: &Bound<'_, PyAny>, rest: &[Bound<'_, PyAny>]) -> bool {
-    is_list(object) && !rest.first().is_some_and(is_list)
+    match rest.first() {
+        None => is_list(object) || is_array_of_labels(object),
+        Some(next) => is_list(object) && !is_list(next),
+    }
 }
 
 /// Writes a term, and gives the number of its lookups.

@@ -142,7 +142,7 @@ impl Planned {
             }
             if views.len() == operands.len() {
                 let prepared = self.prepared(py, &views)?;
-                return run_numpy(py, &prepared, &views, false);
+                return run_numpy(py, &prepared, &views);
             }
         }
         if out.is_none() && kind == Kind::Torch && !torch::must_dispatch(py, &operands)? {
