@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use einfall::{Argument, Bounds, DType, Layout, Order, View, ViewMut};
+use einfall::{Argument, BindError, Bounds, DType, Error, Layout, Order, View, ViewMut};
 use pyo3::exceptions::{PyNotImplementedError, PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -10,7 +10,8 @@ use pyo3::types::{PyDict, PyString, PyTuple};
 use smallvec::SmallVec;
 
 use crate::array::{self, Unusable};
-use crate::cache::Prepared;
+use crate::cache::{Prepared, prepare};
+use crate::error::to_python;
 use crate::kind::{Kind, common_kind, imported};
 use crate::options::{self, Options};
 use crate::run::{Views, prepared, promote_like_torch, run_fresh, run_into};
@@ -253,15 +254,12 @@ fn on_numpy_with_all<'py>(
     let numpy = imported(py, "numpy")?.expect("an operand is an array");
     let casting = Keywords::word(&keywords.casting, "casting", CASTINGS)?;
     let order = Keywords::word(&keywords.order, "order", &["K", "C", "F", "A", "k", "c", "f", "a"])?;
-    let can_cast = |from: DType, to: DType| -> PyResult<bool> {
-        if from == to || (casting == "unsafe") {
-            return Ok(true);
-        }
-        Ok(match casting {
-            "safe" => from.can_cast_safely(to),
-            "same_kind" => from.can_cast_same_kind(to),
-            _ => false,
-        })
+    let can_cast = |from: DType, to: DType| match casting {
+        _ if from == to => true,
+        "unsafe" => true,
+        "safe" => from.can_cast_safely(to),
+        "same_kind" => from.can_cast_same_kind(to),
+        _ => false,
     };
     // Operands that the wanted type does not hold are converted first, as NumPy does.
     let mut made = Vec::new();
@@ -272,7 +270,7 @@ fn on_numpy_with_all<'py>(
         let plain = prepared(py, equation, &views, &options)?;
         for operand in &plain.plan.problem.operands {
             let at = operand.argument;
-            if !can_cast(operand.dtype, dtype)? {
+            if !can_cast(operand.dtype, dtype) {
                 return Err(PyTypeError::new_err(format!(
                     "operand {at} of type {} cannot be cast to {dtype} under `casting=\"{casting}\"`",
                     operand.dtype
@@ -315,32 +313,37 @@ fn on_numpy_with_all<'py>(
     if !unsafe { array::is_writeable(out) } {
         return Err(PyValueError::new_err("`out` is read-only"));
     }
+    // As in NumPy, an optimised result is assigned, and so converted to any type.
+    let optimised = keywords.optimize.as_ref().is_some_and(|optimize| optimize.is_truthy().unwrap_or(true));
+    let assigned = optimised && keywords.casting.is_none();
     // SAFETY: as above.
-    let target = unsafe { array::view(out) };
-    let apart = prepared(py, equation, &views, &options)?;
-    let (dtype, shape) = apart.result();
-    let target = match target {
-        Ok(view) if dtype.can_cast_same_kind(view.dtype()) => view,
-        _ => {
-            // A type or a layout that einfall cannot write: NumPy copies the result.
-            let result = run_numpy(py, &apart, &views)?;
-            let casting = intern!(py, "casting");
-            let kwargs = PyDict::new(py);
-            // As in NumPy, an optimised result is assigned, and so converted.
-            let optimised = keywords.optimize.as_ref().is_some_and(|optimize| optimize.is_truthy().unwrap_or(true));
-            let default = if optimised { "unsafe" } else { "safe" }.into_pyobject(py)?.into_any();
-            kwargs.set_item(casting, keywords.casting.as_ref().unwrap_or(&default))?;
-            numpy.getattr("copyto")?.call((out, result), Some(&kwargs))?;
-            return Ok(out.clone());
+    if let Ok(target) = unsafe { array::view(out) } {
+        let argument = Argument { dtype: target.dtype(), layout: target.layout().clone() };
+        let into = Options { out: Some(argument), ..options.clone() };
+        match prepare(equation, &views, &into) {
+            Ok(prepared) => {
+                let operands = prepared.plan.problem.operands.iter().map(|operand| operand.dtype);
+                let dtype = options.dtype.or(operands.reduce(DType::promote)).expect("at least one operand");
+                if !assigned && !can_cast(dtype, target.dtype()) {
+                    return Err(PyTypeError::new_err(format!(
+                        "a result of type {dtype} cannot be cast to `out` of type {} under `casting=\"{casting}\"`",
+                        target.dtype()
+                    )));
+                }
+                write_into(py, equation, &views, into, target.as_ptr().cast_mut())?;
+                return Ok(out.clone());
+            }
+            // NumPy converts to any type, if it is told to.
+            Err(Error::Bind(BindError::DType(_))) => {}
+            Err(error) => return Err(to_python(py, error)),
         }
-    };
-    if !can_cast(dtype, target.dtype())? && target.shape() == shape {
-        return Err(PyTypeError::new_err(format!(
-            "a result of type {dtype} cannot be cast to `out` of type {} under `casting=\"{casting}\"`",
-            target.dtype()
-        )));
     }
-    write_into(py, equation, &views, options, target.as_ptr().cast_mut(), target.dtype(), target.layout().clone())?;
+    // A type or a layout that einfall cannot write: NumPy copies the result.
+    let apart = prepared(py, equation, &views, &options)?;
+    let result = run_numpy(py, &apart, &views)?;
+    let kwargs = PyDict::new(py);
+    kwargs.set_item(intern!(py, "casting"), if assigned { "unsafe" } else { casting })?;
+    numpy.getattr("copyto")?.call((out, result), Some(&kwargs))?;
     Ok(out.clone())
 }
 
@@ -386,22 +389,14 @@ fn all_column_major(views: &[View<'_>]) -> bool {
         && views.iter().all(|view| !view.layout().is_contiguous() || view.shape().iter().filter(|len| **len > 1).count() < 2)
 }
 
-/// Writes an array of the caller's.
-fn write_into(
-    py: Python<'_>,
-    equation: &str,
-    views: &Views,
-    mut options: Options,
-    data: *mut u8,
-    dtype: DType,
-    layout: Layout,
-) -> PyResult<()> {
-    options.out = Some(Argument { dtype, layout: layout.clone() });
+/// Writes an array of the caller's: `out` of the options, whose first element is at `data`.
+fn write_into(py: Python<'_>, equation: &str, views: &Views, options: Options, data: *mut u8) -> PyResult<()> {
     // The plan says more of an `out` that does not fit, so it comes first.
     prepared(py, equation, views, &options)?;
+    let Argument { dtype, layout } = options.out.clone().expect("an array to write");
     // SAFETY: a writable array that the caller holds; what overlaps the operands is computed apart.
     let out = unsafe { ViewMut::from_raw_parts(data, dtype, layout) };
-    let mut out = out.map_err(|error| crate::error::to_python(py, error.into()))?;
+    let mut out = out.map_err(|error| to_python(py, error.into()))?;
     run_into(py, equation, views, &options, &mut out)
 }
 
@@ -466,7 +461,8 @@ fn on_torch<'py>(
         if resolved.is_some() {
             return Err(PyValueError::new_err("`out` is a conjugate or negative view"));
         }
-        write_into(py, equation, &views, options, view.as_ptr().cast_mut(), view.dtype(), view.layout().clone())?;
+        options.out = Some(Argument { dtype: view.dtype(), layout: view.layout().clone() });
+        write_into(py, equation, &views, options, view.as_ptr().cast_mut())?;
         return Ok(out.clone());
     }
     run_torch(py, equation, &views, &options)

@@ -171,7 +171,6 @@ def output_shape(
     if shape is not None:
         return tuple(shape)
     known = lengths(terms, shapes, sizes)
-    spelled = {"".join(name.split()): length for name, length in sizes.items()}
     found = []
     for axis in terms.output:
         if axis[0] == "label":
@@ -180,8 +179,7 @@ def output_shape(
             found.append(known[axis[1]])
         else:
             text = axis_text(axis)
-            # Windows can be written in more than one way.
-            same = [length for name, length in spelled.items() if name.startswith("[") and _same_bracket(name, axis)]
+            same = [length for name, length in sizes.items() if name.startswith("[") and _same_bracket(name, axis)]
             if not same:
                 raise ValueError(f"nothing gives the output axis `{text}` a length\nhint: name it in `sizes`")
             found.append(same[0])
@@ -190,6 +188,7 @@ def output_shape(
 
 @lru_cache(1024)
 def _same_bracket(name: str, axis: Axis) -> bool:
+    # A window can be written in more than one way.
     return bool(_einfall._terms("->" + name)[1] == (axis,))
 
 
@@ -240,8 +239,10 @@ def gradient(
     return Gradient(equation, arguments, known, tuple(shape), tuple(summed))
 
 
-def batched(terms: Terms, which: Sequence[bool]) -> tuple[Terms, str]:
-    """The terms where the arguments that ``which`` marks have one more axis in front, and its label."""
+def batch(
+    terms: Terms, which: Sequence[bool], sizes: Mapping[str, Any], size: Any
+) -> tuple[Terms, dict[str, Any]]:
+    """The terms where the arguments that ``which`` marks have one more axis in front, and the lengths for them."""
     label = fresh(terms.labels, 1)[0]
     front: Axis = ("label", label)
 
@@ -253,5 +254,12 @@ def batched(terms: Terms, which: Sequence[bool]) -> tuple[Terms, str]:
     for at, term, tables in terms.arguments:
         axes = with_tables(term, tables)
         operands.append(tuple([front, *axes] if which[at] else axes))
-    output = tuple([front, *with_tables(terms.output, terms.output_tables)])
-    return Terms(tuple(operands), output), label
+    output = with_tables(terms.output, terms.output_tables)
+    # A bracket of the output may have another name now.
+    renamed = {label: size}
+    for name, length in sizes.items():
+        if name.startswith("["):
+            pairs = zip(terms.output, output)
+            name = next((axis_text(new) for old, new in pairs if _same_bracket(name, old)), name)
+        renamed[name] = length
+    return Terms(tuple(operands), (front, *output)), renamed

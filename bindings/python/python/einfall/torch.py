@@ -215,17 +215,8 @@ def _batched(size: Any, dims: Sequence[int | None], *inputs: Any) -> tuple[Any, 
     equation, operands, names, lengths, bounds, optimize, memory_limit, dtype, shape = inputs
     which = [dim is not None for dim in dims]
     moved = [operand if dim is None else operand.movedim(dim, 0) for operand, dim in zip(operands, dims)]
-    ranks = tuple(operand.dim() - mark for operand, mark in zip(moved, which))
-    before = _terms.expand(equation, ranks)
-    terms, label = _terms.batched(before, which)
-    # A bracket of the output may have another name now.
-    sizes = {label: size}
-    for name, length in zip(names, lengths):
-        for old, new in zip(before.output, terms.output[1:]):
-            if name.startswith("[") and _terms._same_bracket("".join(name.split()), old):
-                name = _terms.axis_text(new)
-                break
-        sizes[name] = length
+    before = _terms.expand(equation, tuple(operand.dim() - mark for operand, mark in zip(moved, which)))
+    terms, sizes = _terms.batch(before, which, dict(zip(names, lengths)), size)
     shape = None if shape is None else [size, *shape]
     lengths = list(sizes.values())
     return str(terms), moved, list(sizes.keys()), lengths, bounds, optimize, memory_limit, dtype, shape
