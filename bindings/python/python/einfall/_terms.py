@@ -54,15 +54,19 @@ def axis_labels(axis: Axis) -> list[str]:
 
 
 def axis_text(axis: Axis) -> str:
-    """An axis as it is written."""
+    """An axis as the compiled part writes it, by which `sizes` names it."""
     if axis[0] == "label":
         return str(axis[1])
     if axis[0] == "ellipsis":
         return "..."
     if axis[0] == "lookup":
         return f"[{axis[1]}]"
-    terms = "".join(f"{by:+d}{label}" for label, by in axis[1])
-    return f"[{terms}{axis[2]:+d}]"
+    terms, offset = axis[1], axis[2]
+    if not terms:
+        return f"[{offset}]"
+    text = "".join(f"{'-' if by < 0 else '+'}{abs(by) if abs(by) != 1 else ''}{label}" for label, by in terms)
+    lone = len(terms) == 1 and terms[0][1] == 1
+    return f"[{text.removeprefix('+')}{f'{offset:+d}' if offset or lone else ''}]"
 
 
 def term_text(term: Term) -> str:
