@@ -101,7 +101,8 @@ def _on_host(operands: Sequence[Any], result: jax.ShapeDtypeStruct, params: Mapp
 
 def _impl(*operands: Any, **params: Any) -> Any:
     for number, operand in enumerate(operands):
-        platform = next(iter(operand.devices())).platform
+        # Constants of traced code may be arrays of NumPy.
+        platform = next(iter(operand.devices())).platform if isinstance(operand, jax.Array) else "cpu"
         if platform != "cpu":
             raise NotImplementedError(
                 f"operand {number} is on `{platform}`: only arrays on the CPU are supported yet\n"
@@ -109,7 +110,7 @@ def _impl(*operands: Any, **params: Any) -> Any:
             )
     result = _result(operands, params)
     out = _on_host(operands, result, params)
-    if out.size == 0 or out.dtype == bool or not out.dtype.isbuiltin:
+    if out.size == 0 or out.dtype == bool or out.dtype.isbuiltin != 1:
         return jnp.asarray(out)
     return jax.dlpack.from_dlpack(out)  # type: ignore[attr-defined]
 
