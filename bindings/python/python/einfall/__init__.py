@@ -13,6 +13,7 @@ Arrays of NumPy, torch and JAX go in, and the same kind comes out. Nothing is im
 """
 
 import os as _os
+import sys as _sys
 from typing import Any as _Any
 from typing import NamedTuple as _NamedTuple
 
@@ -91,6 +92,7 @@ def tensordot(a: _Any, b: _Any, axes: _Any = 2) -> _Any:
     array([[ 3.,  3.],
            [12., 12.]])
     """
+    a, b = _array(a), _array(b)
     a_rank, b_rank = len(a.shape), len(b.shape)
     if isinstance(axes, int):
         left, right = list(range(a_rank - axes, a_rank)), list(range(axes))
@@ -114,8 +116,15 @@ def transpose(a: _Any, axes: _Any = None) -> _Any:
     >>> einfall.transpose(np.zeros((2, 3, 5)), (2, 0, 1)).shape
     (5, 2, 3)
     """
+    a = _array(a)
     axes = tuple(range(len(a.shape)))[::-1] if axes is None else tuple(axes)
     return a.permute(axes) if hasattr(a, "permute") else a.transpose(axes)
+
+
+def _array(a: _Any) -> _Any:
+    """Lists and numbers as arrays, if NumPy is there."""
+    numpy = _sys.modules.get("numpy")
+    return a if hasattr(a, "shape") or numpy is None else numpy.asarray(a)
 
 
 if hasattr(_os, "register_at_fork"):
