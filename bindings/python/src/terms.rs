@@ -43,7 +43,13 @@ fn term<'py>(py: Python<'py>, operand: &Operand) -> PyResult<Bound<'py, PyTuple>
     PyTuple::new(py, axes.collect::<PyResult<Vec<_>>>()?)
 }
 
-/// The equation that gives the gradient for one operand.
+/// The equation that gives the gradient for one operand: the gradient of an einsum is an einsum.
+///
+/// The operand and the output change places; where the operand stood, the gradient of the output is given, with the
+/// output's tables. The operand's own tables come last.
+///
+/// >>> einfall.gradient("bhqd,bh[bhqk]d->bhqk", 1)
+/// 'bhqd,bhqk->bh[bhqk]d'
 #[pyfunction]
 pub(crate) fn gradient(py: Python<'_>, equation: &str, operand: usize) -> PyResult<String> {
     let equation = parse(py, equation)?;

@@ -40,7 +40,7 @@ class _Finder:
     ) -> ModuleSpec | None:
         if name != TRACER:
             return None
-        sys.meta_path.remove(self)  # type: ignore[arg-type]
+        sys.meta_path.remove(self)
         for finder in sys.meta_path:
             find = getattr(finder, "find_spec", None)
             spec: ModuleSpec | None = find(name, path, target) if find else None
@@ -56,7 +56,7 @@ def install() -> None:
     if TRACER in sys.modules:
         _register()
     else:
-        sys.meta_path.insert(0, _Finder())  # type: ignore[arg-type]
+        sys.meta_path.insert(0, _Finder())
 
 
 def _register() -> None:

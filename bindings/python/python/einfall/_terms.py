@@ -26,7 +26,8 @@ class Terms(NamedTuple):
     @property
     def arguments(self) -> tuple[tuple[int, Term, tuple[tuple[int, str], ...]], ...]:
         """Position of each operand among the arguments, its term, and its tables with their labels."""
-        found, at = [], 0
+        found: list[tuple[int, Term, tuple[tuple[int, str], ...]]] = []
+        at = 0
         for term in self.operands:
             lookups = [axis[1] for axis in term if axis[0] == "lookup"]
             found.append((at, term, tuple((at + 1 + number, labels) for number, labels in enumerate(lookups))))
@@ -76,7 +77,8 @@ def term_text(term: Term) -> str:
 
 def fresh(taken: Iterable[str], count: int) -> list[str]:
     """Letters that are not taken."""
-    used, found, code = set(taken), [], ord("A")
+    used, code = set(taken), ord("A")
+    found: list[str] = []
     while len(found) < count:
         letter = chr(code)
         if letter.isalpha() and letter not in used:

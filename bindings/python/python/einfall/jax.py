@@ -13,6 +13,8 @@ from typing import Any, Mapping, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import ShapedArray
+from jax.dlpack import from_dlpack
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
@@ -79,7 +81,8 @@ def _aligned(shape: Sequence[int], dtype: Any) -> np.ndarray[Any, Any]:
     size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
     memory = np.empty(size + 64, np.uint8)
     start = -memory.ctypes.data % 64
-    return memory[start : start + size].view(dtype).reshape(shape)
+    aligned: np.ndarray[Any, Any] = memory[start : start + size].view(dtype).reshape(shape)
+    return aligned
 
 
 def _on_host(operands: Sequence[Any], result: jax.ShapeDtypeStruct, params: Mapping[str, Any]) -> np.ndarray[Any, Any]:
@@ -112,12 +115,12 @@ def _impl(*operands: Any, **params: Any) -> Any:
     out = _on_host(operands, result, params)
     if out.size == 0 or out.dtype == bool or out.dtype.isbuiltin != 1:
         return jnp.asarray(out)
-    return jax.dlpack.from_dlpack(out)  # type: ignore[attr-defined]
+    return from_dlpack(out)
 
 
 def _abstract(*operands: Any, **params: Any) -> Any:
     result = _result(operands, params)
-    return jax.core.ShapedArray(result.shape, result.dtype)
+    return ShapedArray(result.shape, result.dtype)
 
 
 def _compiled(*operands: Any, **params: Any) -> Any:
@@ -137,7 +140,7 @@ def _jvp(primals: Sequence[Any], tangents: Sequence[Any], **params: Any) -> tupl
             continue
         part = _primitive.bind(*primals[:at], tangent, *primals[at + 1 :], **params)
         total = part if total is None else total + part
-    return value, ad.Zero.from_primal_value(value) if total is None else total
+    return value, jnp.zeros_like(value) if total is None else total
 
 
 def _transpose(cotangent: Any, *operands: Any, **params: Any) -> list[Any]:

@@ -239,14 +239,14 @@ class _Transformed(torch.autograd.Function):
         ctx.settings = settings
 
     @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:  # pyright: ignore
         equation, names, lengths, bounds, _, memory_limit, _, _ = ctx.settings
         sizes, rest = dict(zip(names, lengths)), (bounds, memory_limit)
         needed = ctx.needs_input_grad[1:]
         return None, *_gradients(equation, ctx.saved_tensors, sizes, rest, needed, grad, _route)
 
     @staticmethod
-    def jvp(ctx: Any, _: Any, *tangents: torch.Tensor | None) -> torch.Tensor:  # type: ignore[override]
+    def jvp(ctx: Any, _: Any, *tangents: torch.Tensor | None) -> torch.Tensor:  # pyright: ignore
         equation, *rest = ctx.settings
         operands = ctx.saved_tensors
         total = None
@@ -260,7 +260,9 @@ class _Transformed(torch.autograd.Function):
         return total
 
     @staticmethod
-    def vmap(info: Any, in_dims: Any, settings: tuple[Any, ...], *operands: torch.Tensor) -> tuple[torch.Tensor, int]:
+    def vmap(  # pyright: ignore
+        info: Any, in_dims: Any, settings: tuple[Any, ...], *operands: torch.Tensor
+    ) -> tuple[torch.Tensor, int]:
         equation, *rest = settings
         dims = [None if dim is None else dim for dim in in_dims[1:]]
         return _route(*_batched(info.batch_size, dims, equation, operands, *rest)), 0
@@ -268,10 +270,11 @@ class _Transformed(torch.autograd.Function):
 
 def _route(equation: str, operands: Sequence[torch.Tensor], *rest: Any) -> torch.Tensor:
     """The operator, or what stands for it under ``torch.func`` and in forward mode."""
-    if torch._C._functorch.peek_interpreter_stack() is None and torch.autograd.forward_ad._current_level < 0:
+    stack = torch._C._functorch.peek_interpreter_stack()  # pyright: ignore
+    if stack is None and torch.autograd.forward_ad._current_level < 0:
         return _operator(equation, list(operands), *rest)
-    result: torch.Tensor = _Transformed.apply((equation, *rest), *operands)
-    return result
+    apply: Callable[..., torch.Tensor] = _Transformed.apply
+    return apply((equation, *rest), *operands)
 
 
 def _autocast(equation: str, operands: Sequence[torch.Tensor], *rest: Any) -> torch.Tensor:
@@ -316,7 +319,9 @@ def _interleaved(arguments: Sequence[Any]) -> tuple[str, list[Any]]:
                 letters.append(chr(65 + item) if item < 26 else chr(71 + item))
         return "".join(letters)
 
-    terms, operands, output = [], [], ""
+    terms: list[str] = []
+    operands: list[Any] = []
+    output = ""
     at = 0
     while at < len(arguments):
         if isinstance(arguments[at], (list, tuple)):
@@ -358,7 +363,7 @@ def patch() -> Iterator[None]:
         result: torch.Tensor = einfall.einsum(*arguments)
         return result
 
-    torch.einsum = functional.einsum = einsum  # type: ignore[assignment]
+    torch.einsum = functional.einsum = einsum
     try:
         yield
     finally:
