@@ -6,8 +6,7 @@ use std::sync::atomic::{AtomicI32, AtomicPtr, Ordering};
 
 use einfall::{DType, Layout, View};
 use numpy::npyffi::{
-    NPY_ARRAY_WRITEABLE, NpyTypes, PY_ARRAY_API, PyArray_Descr, PyArrayObject, get_type_object,
-    npy_intp,
+    NPY_ARRAY_WRITEABLE, NpyTypes, PY_ARRAY_API, PyArray_Descr, PyArrayObject, get_type_object, npy_intp,
 };
 use pyo3::ffi;
 use pyo3::prelude::*;
@@ -63,8 +62,20 @@ fn number(dtype: DType) -> c_int {
         DType::U16 => 4,
         DType::I32 => 5,
         DType::U32 => 6,
-        DType::I64 => if long { 7 } else { 9 },
-        DType::U64 => if long { 8 } else { 10 },
+        DType::I64 => {
+            if long {
+                7
+            } else {
+                9
+            }
+        }
+        DType::U64 => {
+            if long {
+                8
+            } else {
+                10
+            }
+        }
         DType::F32 => 11,
         DType::F64 => 12,
         DType::C64 => 14,
@@ -94,10 +105,9 @@ pub(crate) unsafe fn view(array: &Bound<'_, PyAny>) -> Result<View<'static>, Unu
         let rank = fields.nd as usize;
         let (lens, steps) = match rank {
             0 => (&[][..], &[][..]),
-            _ => (
-                std::slice::from_raw_parts(fields.dimensions, rank),
-                std::slice::from_raw_parts(fields.strides, rank),
-            ),
+            _ => {
+                (std::slice::from_raw_parts(fields.dimensions, rank), std::slice::from_raw_parts(fields.strides, rank))
+            }
         };
         let mut layout = Layout { shape: Default::default(), strides: Default::default() };
         let shift = dtype.bytes().trailing_zeros();
@@ -137,11 +147,7 @@ pub(crate) unsafe fn is_writeable(array: &Bound<'_, PyAny>) -> bool {
 }
 
 /// A new array without contents, and the address of its first element. The layout must have no gaps.
-pub(crate) fn empty<'py>(
-    py: Python<'py>,
-    dtype: DType,
-    layout: &Layout,
-) -> PyResult<(Bound<'py, PyAny>, *mut u8)> {
+pub(crate) fn empty<'py>(py: Python<'py>, dtype: DType, layout: &Layout) -> PyResult<(Bound<'py, PyAny>, *mut u8)> {
     let mut lens: smallvec::SmallVec<[npy_intp; 8]> = layout.shape.iter().map(|&len| len as npy_intp).collect();
     let bytes = dtype.bytes() as isize;
     let mut steps: smallvec::SmallVec<[npy_intp; 8]> = layout.strides.iter().map(|&stride| stride * bytes).collect();

@@ -216,11 +216,7 @@ fn on_numpy<'py>(
 }
 
 /// Runs a plan into a new array of NumPy.
-pub(crate) fn run_numpy<'py>(
-    py: Python<'py>,
-    prepared: &Arc<Prepared>,
-    views: &Views,
-) -> PyResult<Bound<'py, PyAny>> {
+pub(crate) fn run_numpy<'py>(py: Python<'py>, prepared: &Arc<Prepared>, views: &Views) -> PyResult<Bound<'py, PyAny>> {
     let output = &prepared.plan.problem.output;
     let (array, data) = array::empty(py, output.dtype, &output.layout)?;
     // SAFETY: NumPy has just made the array in the layout of the plan, and nobody else has seen it.
@@ -386,7 +382,9 @@ fn all_column_major(views: &[View<'_>]) -> bool {
         any = true;
         column_major(view)
     }) && any
-        && views.iter().all(|view| !view.layout().is_contiguous() || view.shape().iter().filter(|len| **len > 1).count() < 2)
+        && views
+            .iter()
+            .all(|view| !view.layout().is_contiguous() || view.shape().iter().filter(|len| **len > 1).count() < 2)
 }
 
 /// Writes an array of the caller's: `out` of the options, whose first element is at `data`.
@@ -424,7 +422,12 @@ fn in_numpy_itself<'py>(
     }
     let loops = py.import("numpy._core.einsumfunc").or_else(|_| py.import("numpy.core.einsumfunc"))?;
     let kwargs = PyDict::new(py);
-    let given = [("dtype", &keywords.dtype), ("order", &keywords.order), ("casting", &keywords.casting), ("out", &keywords.out)];
+    let given = [
+        ("dtype", &keywords.dtype),
+        ("order", &keywords.order),
+        ("casting", &keywords.casting),
+        ("out", &keywords.out),
+    ];
     for (name, value) in given {
         if let Some(value) = value {
             kwargs.set_item(name, value)?;

@@ -23,7 +23,9 @@ pub(crate) fn read<'py>(arguments: &[Bound<'py, PyAny>]) -> PyResult<(String, Ve
         }
         let lookups = write_list(&mut equation, list)?;
         let tables = arguments.get(at + 2..at + 2 + lookups).ok_or_else(|| {
-            PyValueError::new_err(format!("the list of argument {at} has {lookups} lookups, so as many tables must follow"))
+            PyValueError::new_err(format!(
+                "the list of argument {at} has {lookups} lookups, so as many tables must follow"
+            ))
         })?;
         operands.push(arguments[at].clone());
         operands.extend_from_slice(tables);

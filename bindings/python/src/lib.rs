@@ -124,8 +124,7 @@ fn _torch_kernel<'py>(
     shape: Option<Vec<usize>>,
 ) -> PyResult<Bound<'py, PyAny>> {
     let sizes = Some(sizes.into_any());
-    let keywords =
-        Keywords { sizes, bounds: Some(bounds), optimize, memory_limit, dtype, ..Keywords::default() };
+    let keywords = Keywords { sizes, bounds: Some(bounds), optimize, memory_limit, dtype, ..Keywords::default() };
     call::torch_kernel(py, equation, &operands, &keywords, shape)
 }
 

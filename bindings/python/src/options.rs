@@ -119,9 +119,10 @@ pub(crate) fn sizes(given: &Bound<'_, PyAny>) -> PyResult<Vec<(String, usize)>> 
                 label.ok_or_else(|| PyValueError::new_err(format!("no label has the number {index}")))?.to_string()
             }
         };
-        let len = len.call_method0("__index__").and_then(|len| len.extract::<i128>()).map_err(|_| {
-            PyTypeError::new_err(format!("`sizes` gives `{name}` a length that is not an integer"))
-        })?;
+        let len = len
+            .call_method0("__index__")
+            .and_then(|len| len.extract::<i128>())
+            .map_err(|_| PyTypeError::new_err(format!("`sizes` gives `{name}` a length that is not an integer")))?;
         let len = usize::try_from(len)
             .map_err(|_| PyValueError::new_err(format!("`sizes` gives `{name}` the length {len}")))?;
         sizes.push((name, len));

@@ -7,10 +7,10 @@ use std::ptr;
 
 use einfall::{DType, Layout, View};
 use pyo3::exceptions::{PyNotImplementedError, PyTypeError};
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyCapsule, PyDict, PyTuple};
-use pyo3::intern;
 
 use crate::kind::imported;
 

@@ -33,8 +33,8 @@ pub use einfall_cpu::isa::Isa;
 pub use einfall_equation as equation;
 pub use einfall_equation::{Diagnostic, Equation, GradientError, ParseError, gradient};
 pub use einfall_plan::{
-    Argument, BindError, Bounds, Bytes, Cost, Device, Flops, LabelId, Machine, Order, Plan, PlanError, RunError, Seconds, Slot, Step,
-    Way,
+    Argument, BindError, Bounds, Bytes, Cost, Device, Flops, LabelId, Machine, Order, Plan, PlanError, RunError,
+    Seconds, Slot, Step, Way,
 };
 pub use einfall_tensor::{Bool8, DType, Element, Layout, Tensor, TensorError, View, ViewMut, half, num_complex};
 pub use error::Error;

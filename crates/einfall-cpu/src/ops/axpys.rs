@@ -88,11 +88,11 @@ where
 {
     let contraction = run.contraction;
     let loops = |at: usize| (at, contraction.loops[at].len);
-    let outer: Vec<(usize, usize)> = (0..contraction.loops.len())
+    let outer: SmallVec<[(usize, usize); 8]> = (0..contraction.loops.len())
         .filter(|&at| at != pattern.inner && contraction.loops[at].role != Role::Contracted)
         .map(loops)
         .collect();
-    let turns: Vec<(usize, usize)> = other_contracted(contraction, pattern).map(loops).collect();
+    let turns: SmallVec<[(usize, usize); 8]> = other_contracted(contraction, pattern).map(loops).collect();
     let sums: usize = outer.iter().map(|(_, len)| len).product();
     let d = contraction.loops[pattern.inner].len;
     let strips = d.div_ceil(COLUMNS);
@@ -128,8 +128,10 @@ where
     let accesses = [rows, weights.unwrap_or(rows), &contraction.out];
     let mut walk = Walk::new(accesses, outer.iter().copied(), run.tables, contraction.bounds);
     walk.seek(range.start / strips);
-    let mut turn = Walk::new(accesses, turns.iter().copied(), run.tables, contraction.bounds);
-    let turn_count = turn.count();
+    // Without further summed loops there is nothing to walk.
+    let mut turn =
+        (!turns.is_empty()).then(|| Walk::new(accesses, turns.iter().copied(), run.tables, contraction.bounds));
+    let turn_count = turn.as_ref().map_or(1, Walk::count);
     let row_loop = pattern.row_loop;
     let source = RowOffsets::new(rows, row_loop, run.tables, contraction.bounds, run.isa);
     let weighing = weights.unwrap_or(&none);
@@ -159,11 +161,14 @@ where
             let to = out.offset(walk.plain_offset(2) + start as isize * out_stride);
             let acc: *mut <T as Scalar>::Acc = if direct { to.cast() } else { sums.as_mut_ptr() };
             let mut accumulate = false;
-            turn.follow(&walk);
+            if let Some(turn) = &mut turn {
+                turn.follow(&walk);
+            }
             for _ in 0..turn_count {
-                let base = source.base(&turn, 0)?;
+                let here = turn.as_ref().unwrap_or(&walk);
+                let base = source.base(here, 0)?;
                 let weight_base = match &weight_source {
-                    Some(weights) => weights.base(&turn, 1)?,
+                    Some(weights) => weights.base(here, 1)?,
                     None => Some(0),
                 };
                 if let (Some(base), Some(weight_base)) = (base, weight_base) {
@@ -172,7 +177,7 @@ where
                         let list = &mut offsets[..count];
                         let filled = match fixed {
                             Some(filled) => filled,
-                            None => source.fill(&turn, 0, first, list, &mut positions[..count])?,
+                            None => source.fill(here, 0, first, list, &mut positions[..count])?,
                         };
                         fixed = repeats.then_some(filled);
                         let weights = Weights {
@@ -182,14 +187,14 @@ where
                             base: weight_base,
                         };
                         let (count, weights) =
-                            weights.load(&turn, first, count, filled, list, &mut positions, &mut gathered)?;
+                            weights.load(here, first, count, filled, list, &mut positions, &mut gathered)?;
                         let rows = row_data.offset(base + start as isize);
                         let list = AxpyList::<T> { weights, offsets: offsets.as_ptr(), count, acc };
                         add_rows(run.isa, rows, columns, &[list], accumulate);
                         accumulate = true;
                     }
                 }
-                turn.step();
+                turn.iter_mut().for_each(Walk::step);
             }
             if !accumulate {
                 for i in 0..columns {
