@@ -85,7 +85,8 @@ fn torch(py: Python<'_>) -> PyResult<&'static Torch> {
         };
         let stack = |name: &str| private.getattr(name).map(Bound::unbind);
         let functorch = private.getattr("_functorch")?.getattr("peek_interpreter_stack")?.unbind();
-        let idle = vec![functorch, stack("_len_torch_dispatch_stack")?, stack("_len_torch_function_stack")?];
+        let mut idle = vec![functorch, stack("_len_torch_dispatch_stack")?, stack("_len_torch_function_stack")?];
+        idle.extend(stack("_get_tracing_state").ok());
         Ok(Torch {
             api: exchange_api(&torch.getattr("Tensor")?),
             empty: torch.getattr("empty")?.unbind(),

@@ -98,3 +98,30 @@ def test_importing_is_quick():
     code = "import time; start = time.perf_counter(); import einfall; print(time.perf_counter() - start)"
     times = [float(subprocess.check_output([sys.executable, "-c", code])) for _ in range(5)]
     assert min(times) < 0.03
+
+
+def test_memory_is_given_back():
+    resource = pytest.importorskip("resource")
+    torch = pytest.importorskip("torch")
+    a, table = np.ones((50, 50)), np.array([3, 99])
+    x = torch.ones(50, 50)
+    planned = einfall.plan("ij,jk->ik", a, a)
+
+    def calls():
+        for _ in range(300):
+            einfall.einsum("ij,jk->ik", a, a)
+            einfall.einsum("ij->ji", a)
+            einfall.einsum("ij,jk->ik", x, x)
+            planned(a, a)
+            for bad in (lambda: einfall.einsum("[i]j->ij", a, table), lambda: einfall.einsum("ij,jk", a)):
+                with pytest.raises((IndexError, ValueError)):
+                    bad()
+
+    calls()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    references = sys.getrefcount(a), sys.getrefcount(x), sys.getrefcount(table)
+    for _ in range(10):
+        calls()
+    assert (sys.getrefcount(a), sys.getrefcount(x), sys.getrefcount(table)) == references
+    # 3000 leaked results of 20 kB would be 60 MB.
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 20_000
