@@ -42,3 +42,16 @@ def test_the_backend_takes_tensors(kind):
     ones = (library.numpy if kind == "jax" else library).ones
     found = opt_einsum.contract("ab,bc,cd->ad", ones((2, 3)), ones((3, 4)), ones((4, 2)), backend="einfall")
     np.testing.assert_array_equal(np.asarray(found), np.full((2, 2), 12.0))
+
+
+def test_trees_of_cotengra_run():
+    cotengra = pytest.importorskip("cotengra")
+    inputs, output, shapes, sizes = cotengra.utils.rand_equation(10, 3, n_out=2, seed=1, d_max=3)
+    arrays = [np.random.default_rng(at).integers(-2, 3, shape).astype(float) for at, shape in enumerate(shapes)]
+    tree = cotengra.array_contract_tree(inputs, output, size_dict=sizes, optimize="greedy")
+    expected = tree.contract(arrays)
+    ours = (einfall.einsum, einfall.tensordot)
+    np.testing.assert_array_equal(tree.contract(arrays, implementation=ours), expected)
+    np.testing.assert_array_equal(tree.slice(target_slices=4).contract(arrays, implementation=ours), expected)
+    equation = ",".join("".join(term) for term in inputs) + "->" + "".join(output)
+    np.testing.assert_array_equal(einfall.einsum(equation, *arrays, optimize=tree.get_path()), expected)
