@@ -13,8 +13,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("einfall-plan", &["einfall-equation", "einfall-tensor"]),
     ("einfall-cpu", &["einfall-plan", "einfall-tensor"]),
     ("einfall", &["einfall-cpu", "einfall-equation", "einfall-plan", "einfall-tensor"]),
-    // Measuring a machine needs the kernels, explaining a plan its parts; all else goes through the facade.
-    ("einfall-cli", &["einfall", "einfall-cpu", "einfall-equation", "einfall-plan"]),
+    ("einfall-cli", &["einfall"]),
     ("einfall-testing", &["einfall-equation", "einfall-tensor"]),
 ];
 

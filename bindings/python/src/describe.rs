@@ -1,7 +1,6 @@
 //! Arguments of a plan without their data: from arrays of any library, or from shapes.
 
-use einfall::equation::Equation;
-use einfall::{Argument, DType, Layout};
+use einfall::{Argument, DType, Equation, Layout};
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyList, PyTuple};

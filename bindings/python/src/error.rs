@@ -38,7 +38,7 @@ pub(crate) fn to_python(py: Python<'_>, error: Error) -> PyErr {
         Error::Run(RunError::OutOfMemory { .. }) | Error::Tensor(TensorError::OutOfMemory { .. }) => {
             PyMemoryError::new_err(message)
         }
-        Error::Run(RunError::Changed) | Error::Device(_) => PyRuntimeError::new_err(message),
+        Error::Run(RunError::Changed) | Error::Device(_) | Error::Environment(_) => PyRuntimeError::new_err(message),
         _ => PyValueError::new_err(message),
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use einfall::equation::Label;
+use einfall::Label;
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyEllipsis, PyList, PyString, PyTuple};

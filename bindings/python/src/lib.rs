@@ -141,7 +141,7 @@ fn machine(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
 #[pyfunction]
 fn _main(py: Python<'_>, arguments: Vec<std::ffi::OsString>) -> u8 {
     let arguments = std::iter::once("einfall".into()).chain(arguments);
-    py.detach(|| einfall_cli::entry::run(arguments))
+    py.detach(|| einfall_cli::run(arguments))
 }
 
 #[pyfunction]

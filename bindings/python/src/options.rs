@@ -1,6 +1,6 @@
 //! The keyword arguments of a call, and how they enter the key of a plan.
 
-use einfall::equation::Label;
+use einfall::Label;
 use einfall::{Argument, Bounds, DType, Einsum, Order};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;

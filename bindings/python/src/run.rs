@@ -24,6 +24,13 @@ pub(crate) fn prepared(
     prepare(equation, views, options).map_err(|error| to_python(py, error))
 }
 
+/// Runs a plan for arguments that have been compared with it.
+fn execute(prepared: &Prepared, views: &[View<'_>], out: &mut ViewMut<'_>) -> Result<(), Error> {
+    // SAFETY: plans are made by `cache::plan` for this processor, whose threads alone differ after a fork, and nobody
+    // changes them.
+    Ok(unsafe { device()?.run(&prepared.plan, views, out)? })
+}
+
 /// Writes a result that nobody has seen yet. Where it fails, some of it may have been written.
 ///
 /// # Safety
@@ -32,7 +39,10 @@ pub(crate) unsafe fn run_fresh(py: Python<'_>, prepared: &Prepared, views: &[Vie
     let output = &prepared.plan.problem.output;
     // SAFETY: by the caller.
     let out = unsafe { ViewMut::from_raw_parts(out, output.dtype, output.layout.clone()) };
-    let run = |mut out: ViewMut<'_>| device()?.run(&prepared.plan, views, &mut out).map_err(Error::from);
+    let run = |mut out: ViewMut<'_>| {
+        prepared.plan.check_arguments(views, &out)?;
+        execute(prepared, views, &mut out)
+    };
     let result = match out {
         Err(error) => Err(error.into()),
         Ok(out) if prepared.long => py.detach(|| run(out)),
@@ -51,24 +61,26 @@ pub(crate) fn run_into(
 ) -> PyResult<()> {
     let prepared = prepared(py, equation, views, options)?;
     let mut run = || -> Result<(), Error> {
-        let device = device()?;
-        device.check_tables(&prepared.plan, views)?;
+        prepared.plan.check_arguments(views, out)?;
+        device()?.check_tables(&prepared.plan, views)?;
         let overlaps = |view: &View<'_>| match (view.byte_range(), out.byte_range()) {
             (Some((start, end)), Some((out_start, out_end))) => start < out_end && out_start < end,
             _ => false,
         };
         if !views.iter().any(overlaps) {
-            return Ok(device.run(&prepared.plan, views, out)?);
+            return execute(&prepared, views, out);
         }
         // Computed apart, then copied.
         let (dtype, shape) = prepared.result();
         let mut result = Tensor::zeros(dtype, shape)?;
         let apart = Argument { dtype, layout: result.view().layout().clone() };
         let apart = prepare(equation, views, &Options { out: Some(apart), ..options.clone() })?;
-        device.run(&apart.plan, views, &mut result.view_mut())?;
+        apart.plan.check_arguments(views, &result.view_mut())?;
+        execute(&apart, views, &mut result.view_mut())?;
         let to = Options { out: options.out.clone(), ..Options::default() };
         let copy = prepare("...->...", &[result.view()], &to)?;
-        Ok(device.run(&copy.plan, &[result.view()], out)?)
+        copy.plan.check_arguments(&[result.view()], out)?;
+        execute(&copy, &[result.view()], out)
     };
     let result = if prepared.long { py.detach(run) } else { run() };
     result.map_err(|error| to_python(py, error))

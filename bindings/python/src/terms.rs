@@ -1,6 +1,6 @@
 //! Equations as text and as plain Python objects, for the parts of the package that are written in Python.
 
-use einfall::equation::{Axis, Equation, Operand};
+use einfall::{Axis, Equation};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
@@ -19,12 +19,12 @@ pub(crate) fn _terms<'py>(
     equation: &str,
 ) -> PyResult<(Bound<'py, PyTuple>, Bound<'py, PyTuple>, bool)> {
     let equation = parse(py, equation)?;
-    let operands: Vec<_> = equation.operands().iter().map(|operand| term(py, operand)).collect::<PyResult<_>>()?;
-    Ok((PyTuple::new(py, operands)?, term(py, &equation.explicit_output())?, equation.output().is_some()))
+    let operands: Vec<_> = equation.operands().iter().map(|operand| term(py, &operand.axes)).collect::<PyResult<_>>()?;
+    Ok((PyTuple::new(py, operands)?, term(py, &equation.explicit_output().axes)?, equation.output().is_some()))
 }
 
-fn term<'py>(py: Python<'py>, operand: &Operand) -> PyResult<Bound<'py, PyTuple>> {
-    let axes = operand.axes.iter().map(|axis| {
+fn term<'py>(py: Python<'py>, axes: &[Axis]) -> PyResult<Bound<'py, PyTuple>> {
+    let axes = axes.iter().map(|axis| {
         Ok(match axis {
             Axis::Label(label) => ("label", label.to_string()).into_pyobject(py)?,
             Axis::Ellipsis => ("ellipsis",).into_pyobject(py)?,

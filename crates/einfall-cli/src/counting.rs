@@ -2,7 +2,8 @@
 //!
 //! In: it is the command's global allocator. Out: [`peak_during`]. Counting costs two atomic additions an allocation.
 //!
-//! Where it is not the global allocator, as in tests of this library, every count is 0.
+//! Where it is not the global allocator, as in tests of this library or inside another program, nothing is counted and
+//! nothing is claimed.
 #![allow(unsafe_code)] // an allocator is unsafe by its trait; every call goes on to the system's unchanged
 
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -72,10 +73,12 @@ unsafe impl GlobalAlloc for Counting {
 }
 
 /// The most bytes that were in use at once during a call, beyond those in use before it; with what other threads
-/// allocate meanwhile.
-pub fn peak_during<R>(call: impl FnOnce() -> R) -> (R, usize) {
+/// allocate meanwhile. `None` where [`Counting`] is not the allocator.
+pub fn peak_during<R>(call: impl FnOnce() -> R) -> (R, Option<usize>) {
     let before = IN_USE.load(Relaxed);
     PEAK.store(before, Relaxed);
     let result = call();
-    (result, PEAK.load(Relaxed).saturating_sub(before))
+    // A program in which nothing was ever in use is not counted.
+    let counted = PEAK.load(Relaxed) > 0;
+    (result, counted.then(|| PEAK.load(Relaxed).saturating_sub(before)))
 }

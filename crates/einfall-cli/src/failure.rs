@@ -81,7 +81,7 @@ fn reworded(error: &Error) -> String {
             "table argument {argument} holds {value} at {position:?}, outside the axis of length {len}\n\
              hint: `--bounds skip` leaves such terms out"
         ),
-        Error::Bind(BindError::MissingSize(diagnostic)) => with_hint(diagnostic, "give it with `-s`, as in `-s w=9`"),
+        Error::Bind(BindError::MissingSize(diagnostic)) => with_hint(diagnostic),
         Error::Bind(BindError::UnknownSize(diagnostic)) => {
             Diagnostic { message: diagnostic.message.replace("`sizes` names", "`-s` names"), ..(**diagnostic).clone() }
                 .to_string()
@@ -95,9 +95,14 @@ fn reworded(error: &Error) -> String {
     }
 }
 
-fn with_hint(diagnostic: &Diagnostic, fallback: &str) -> String {
-    // The library shows a dictionary; what stands in its quotes is the key.
-    let key = diagnostic.hint.as_deref().and_then(|hint| hint.split('"').nth(1));
-    let hint = key.map_or_else(|| fallback.to_owned(), |key| format!("give it with `-s`, as in `-s '{key}=1000'`"));
+/// The hint names a key with a length, `[e]=1000`; a shell wants brackets quoted.
+fn with_hint(diagnostic: &Diagnostic) -> String {
+    let example = diagnostic.hint.as_deref().and_then(|hint| hint.split('`').find(|text| text.contains('=')));
+    let quoted = match example {
+        Some(example) if example.starts_with('[') => format!("'{example}'"),
+        Some(example) => example.to_owned(),
+        None => "w=9".to_owned(),
+    };
+    let hint = format!("give it with `-s`, as in `-s {quoted}`");
     Diagnostic { hint: Some(hint), ..diagnostic.clone() }.to_string()
 }

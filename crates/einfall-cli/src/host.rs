@@ -1,16 +1,19 @@
 //! The processor that a command runs on: its threads, and its rates if somebody measured them.
 
+use std::io::Read;
 use std::path::Path;
 use std::time::Duration;
 
-use einfall::{CpuDevice, Device, Error, Isa, Machine, default_device, machine_cache_path};
-use einfall_cpu::measure::{Quantity, measure_machine};
+use einfall::{CpuDevice, Device, Error, Isa, Machine, Quantity, default_device, measure_machine, saved_machine};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::failure::Failure;
 
 /// Most threads that may be asked for.
 const MOST_THREADS: usize = 1024;
+
+/// No description of a machine is longer, in bytes.
+const MOST_DESCRIBED: u64 = 1 << 20;
 
 /// Reads a number of threads.
 ///
@@ -30,7 +33,7 @@ pub fn device(threads: Option<usize>, machine: Option<&Path>) -> Result<CpuDevic
     let threads = match (threads, &given) {
         (Some(threads), _) => threads,
         (None, Some(machine)) => machine.threads,
-        (None, None) => default_device().map_err(Error::from)?.machine().threads,
+        (None, None) => default_device()?.machine().threads,
     };
     let device = CpuDevice::new(threads).map_err(Error::from)?;
     let machine = given.or_else(|| saved_machine(device.machine()));
@@ -41,8 +44,10 @@ pub fn device(threads: Option<usize>, machine: Option<&Path>) -> Result<CpuDevic
 }
 
 fn read_machine(path: &Path) -> Result<Machine, Failure> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|error| Failure::bad_input(format!("cannot open `{}`: {error}", path.display())))?;
+    let unreadable = |error| Failure::bad_input(format!("cannot open `{}`: {error}", path.display()));
+    let mut text = String::new();
+    let file = std::fs::File::open(path).map_err(unreadable)?;
+    file.take(MOST_DESCRIBED).read_to_string(&mut text).map_err(unreadable)?;
     let wrong = |error| Failure::bad_input(format!("`{}` describes no machine: {error}", path.display()));
     let mut document: serde_json::Value = serde_json::from_str(&text).map_err(wrong)?;
     // `einfall machine --json` puts it under a name, the saved file does not.
@@ -51,15 +56,11 @@ fn read_machine(path: &Path) -> Result<Machine, Failure> {
     if !(1..=MOST_THREADS).contains(&machine.threads) {
         return Err(Failure::bad_input(format!("`{}`: {} threads", path.display(), machine.threads)));
     }
+    if !machine.is_plausible() {
+        let message = format!("`{}` describes no machine: a rate or a size in it cannot be", path.display());
+        return Err(Failure::bad_input(message));
+    }
     Ok(machine)
-}
-
-/// What `einfall machine` saved for this processor and number of threads.
-fn saved_machine(estimate: &Machine) -> Option<Machine> {
-    let text = std::fs::read_to_string(machine_cache_path(estimate)?).ok()?;
-    let machine: Machine = serde_json::from_str(&text).ok()?;
-    let same = machine.name == estimate.name && machine.isa == estimate.isa && machine.threads == estimate.threads;
-    same.then_some(machine)
 }
 
 /// Measures this processor with a progress bar on standard error; hidden where that is no terminal, or where `quiet`.

@@ -96,6 +96,34 @@ fn explain_plans_for_a_machine_that_is_not_this_one() {
 }
 
 #[test]
+fn descriptions_of_no_machine_are_refused() {
+    let place = Place::new();
+    let write = |name: &str, machine: Machine| {
+        std::fs::write(place.path(name), serde_json::to_string(&machine).unwrap()).unwrap();
+        place.path(name).to_str().unwrap().to_owned()
+    };
+    let slow = write("slow.json", Machine { read_bytes_per_second: 0.0, ..Machine::example() });
+    let cold = write("cold.json", Machine { l2_bytes: 0, ..Machine::example() });
+    for file in [slow.as_str(), cold.as_str(), "/dev/zero", "/dev/null"] {
+        let mut arguments = KEYS.to_vec();
+        arguments.extend(["--machine", file]);
+        let ran = place.run(&arguments);
+        assert!(ran.code == Some(2) && ran.stderr.contains("describes no machine: "), "{ran:?}");
+    }
+}
+
+#[test]
+fn rates_are_kept_in_no_folder_but_an_absolute_one() {
+    let place = Place::new();
+    for home in ["", "here"] {
+        let mut command = place.command(&["machine", "--threads", "1", "--budget", "0"]);
+        let output = command.env_remove("XDG_CACHE_HOME").env("HOME", home).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        assert_eq!(place.listing(), [""; 0]);
+    }
+}
+
+#[test]
 fn explain_takes_shapes_files_and_views() {
     let place = Place::new();
     place.f32("a.npy", &[2, 3], &[0.0; 6]);
@@ -252,6 +280,8 @@ fn experiments_that_make_no_sense_are_refused() {
         (&["--case", "some"], "hint: one of separate-stored"),
         (&["--dtype", "i32"], "i32 is none of"),
         (&["--table-dtype", "u8"], "u8 is neither"),
+        (&["--k", "0"], "`--k 0` is not from 1 to n=100\n"),
+        (&["-s", "b=99999999999"], "takes 23700 TB of memory and "),
         (&["--budget=-1"], "`-1` is not a number of seconds"),
         (&["--python", "python3"], "--peers"),
     ] {

@@ -73,6 +73,35 @@ fn what_is_no_number_is_printed_and_is_null_in_json() {
 }
 
 #[test]
+fn empty_results_of_very_many_lists_are_not_printed() {
+    let place = place();
+    place.f32("none.npy", &[0], &[]);
+    let ran = place.run(&["run", "j->ij", "none.npy", "-s", "i=1099511627776"]);
+    assert!(ran.out().ends_with("0 values, not printed; write them with `-o FILE`\n"), "{ran:?}");
+    assert!(place.run(&["run", "j->ij", "none.npy", "-s", "i=2"]).out().ends_with("[[],\n []]\n"));
+}
+
+#[cfg(unix)]
+#[test]
+fn a_pipe_is_refused_without_waiting_for_it() {
+    let place = place();
+    let made = std::process::Command::new("mkfifo").arg(place.work().join("pipe.npy")).status().unwrap();
+    assert!(made.success());
+    let ran = place.run(&["run", "i->i", "pipe.npy"]);
+    assert!(ran.code == Some(2) && ran.stderr.contains("it is not a regular file"), "{ran:?}");
+}
+
+#[test]
+fn a_result_may_replace_what_it_was_made_of() {
+    let place = place();
+    for name in ["a.npy", "a.npz:x", "a.safetensors:x"] {
+        place.f32(name, &[2, 3], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+        place.run(&["run", "ij->ji", name, "-o", name]).out();
+        assert_eq!(place.read_f32(name), (vec![3, 2], vec![1.0, 4.0, 2.0, 5.0, 3.0, 6.0]), "{name}");
+    }
+}
+
+#[test]
 fn large_results_are_not_printed() {
     let place = place();
     place.f32("long.npy", &[1001], &[1.0; 1001]);
@@ -92,7 +121,8 @@ const REFUSED: &[(&[&str], &str)] = &[
     (&["run", "ij,jk->ik", "a.npy", "a.npy"], "label `j` is 3 in operand 0 but 2 in operand 1\n  ij,jk->ik\n   ^ ^"),
     (&["run", "ij->ij", "missing.npy"], "cannot open `missing.npy`"),
     (&["run", "ij->ij", "a.txt"], "must end in `.npy`, `.npz` or `.safetensors`"),
-    (&["run", "ij->ij", "b.npz:other"], "hint: it holds `weights`"),
+    (&["run", "ij->ij", "b.npz:other"], "hint: it holds `weights`; write `b.npz:NAME`"),
+    (&["run", "ij->ij", "a.npy:x"], "hint: a `.npy` file holds one array, which has no name"),
     (&["run", "ij->ij", "broken.npy"], "`broken.npy` is malformed"),
     (
         &["run", "[e]->e", "c.safetensors", "wild.npy"],
@@ -167,7 +197,8 @@ fn a_failure_leaves_the_old_file_as_it_was() {
 fn a_bad_environment_is_said() {
     let place = place();
     for (variable, value, wanted) in [
-        ("EINFALL_THREADS", "many", "`EINFALL_THREADS` is `many`"),
+        ("EINFALL_THREADS", "many", "error: `EINFALL_THREADS` is `many`, not a number from 1 to 1024\n"),
+        ("EINFALL_THREADS", "0", "error: `EINFALL_THREADS` is `0`"),
         ("EINFALL_ISA", "sse9", "unknown instruction set `sse9`"),
     ] {
         let output = place.command(&["run", "ij->ji", "a.npy"]).env(variable, value).output().unwrap();

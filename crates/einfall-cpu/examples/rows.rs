@@ -187,14 +187,15 @@ fn looked_up<T: Value>(isa: Isa, name: &str, shape: Shape, threads: usize, cycle
             // SAFETY: the table holds values below `n`, of which there are rows.
             unsafe {
                 load_offsets(isa, run, count * k, n, d as isize, &mut offsets).unwrap();
+                let batch = first * batches / queries;
                 let lists: [DotList<T>; TOGETHER] = std::array::from_fn(|i| DotList {
                     x: x.as_ptr().wrapping_add((first + i) * d),
+                    rows: rows[batch * n * d..].as_ptr(),
                     offsets: offsets.as_ptr().wrapping_add(i * k),
                     count: k,
                     out: out.at((first + i) * k),
                 });
-                let batch = first * batches / queries;
-                row_dots(isa, rows[batch * n * d..].as_ptr(), d, &lists[..count]);
+                row_dots(isa, d, &lists[..count]);
             }
         }
     };
@@ -276,12 +277,13 @@ fn dots_alone(isa: Isa, d: usize, k: usize, cycle: f64) {
             for q in part {
                 let list = DotList {
                     x: rows[at..].as_ptr(),
+                    rows: rows[at..].as_ptr(),
                     offsets: offsets[q % 16 * k..].as_ptr(),
                     count: k,
                     out: out.at(0),
                 };
                 // SAFETY: the offsets are those of rows.
-                unsafe { row_dots(isa, rows[at..].as_ptr(), d, &[list]) };
+                unsafe { row_dots(isa, d, &[list]) };
             }
         });
         report(&format!("{name} d={d} k={k}"), shape, 4, 1, nanoseconds, cycle);
@@ -357,14 +359,15 @@ fn axpys(isa: Isa, name: &str, shape: Shape, threads: usize, cycle: f64) {
             // SAFETY: the table holds values below `n`, of which there are rows.
             unsafe {
                 load_offsets(isa, run, count * k, n, d as isize, &mut offsets).unwrap();
+                let batch = first * batches / queries;
                 let lists: [AxpyList<f32>; TOGETHER] = std::array::from_fn(|i| AxpyList {
                     weights: weights.as_ptr().wrapping_add((first + i) * k),
+                    rows: rows[batch * n * d..].as_ptr(),
                     offsets: offsets.as_ptr().wrapping_add(i * k),
                     count: k,
                     acc: out.at((first + i) * d),
                 });
-                let batch = first * batches / queries;
-                row_axpys(isa, rows[batch * n * d..].as_ptr(), d, &lists[..count], false);
+                row_axpys(isa, d, &lists[..count], false);
             }
         }
     };

@@ -5,9 +5,9 @@
 use std::mem::MaybeUninit;
 
 use einfall_plan::{
-    Access, Argument, Bounds, Contraction, Device, KernelSpec, LabelId, Machine, Plan, RunError, Slot, Step, shift,
+    Access, Bounds, Contraction, Device, KernelSpec, LabelId, Machine, Plan, RunError, Slot, Step, shift,
 };
-use einfall_tensor::{DType, Layout, View, ViewMut};
+use einfall_tensor::{Layout, View, ViewMut};
 use smallvec::SmallVec;
 
 use crate::isa::Isa;
@@ -90,8 +90,8 @@ impl Device for CpuDevice {
         &self.kernels
     }
 
-    fn run(&self, plan: &Plan, arguments: &[View<'_>], out: &mut ViewMut<'_>) -> Result<(), RunError> {
-        check_arguments(plan, arguments, out)?;
+    unsafe fn run(&self, plan: &Plan, arguments: &[View<'_>], out: &mut ViewMut<'_>) -> Result<(), RunError> {
+        plan.check_arguments(arguments, out)?;
         // Kernels check what they read; where nothing is summed, nothing is read.
         if plan.problem.labels.iter().any(|label| label.len == 0) {
             self.check_tables(plan, arguments)?;
@@ -137,6 +137,10 @@ impl Device for CpuDevice {
     fn check_tables(&self, plan: &Plan, arguments: &[View<'_>]) -> Result<(), RunError> {
         if plan.problem.bounds == Bounds::Skip {
             return Ok(());
+        }
+        let (expected, given) = (plan.problem.arguments.len(), arguments.len());
+        if given != expected {
+            return Err(RunError::ArgumentCount { expected, given });
         }
         crate::check::first_bad_value(self.isa, plan, arguments).map_or(Ok(()), Err)
     }
@@ -195,33 +199,6 @@ fn shift_step(step: &Step, tables: &[einfall_plan::Table], values: &[(LabelId, u
     }
     shift(out, &step.output.1, tables, values);
     contraction
-}
-
-fn check_arguments(plan: &Plan, arguments: &[View<'_>], out: &ViewMut<'_>) -> Result<(), RunError> {
-    let problem = &plan.problem;
-    let text = |dtype: DType, layout: &Layout| {
-        format!("{dtype} {:?} with strides {:?}", layout.shape.as_slice(), layout.strides.as_slice())
-    };
-    let mismatch = |argument: Option<usize>, found: String, expected: String| {
-        Err(RunError::Mismatch {
-            argument: argument.map_or("`out`".into(), |n| format!("argument {n}")),
-            found,
-            expected,
-        })
-    };
-    if arguments.len() != problem.arguments.len() {
-        let (found, expected) = (arguments.len(), problem.arguments.len());
-        return mismatch(None, format!("{found} arguments"), format!("{expected} arguments"));
-    }
-    for (number, (view, Argument { dtype, layout })) in arguments.iter().zip(&problem.arguments).enumerate() {
-        if view.dtype() != *dtype || view.layout() != layout {
-            return mismatch(Some(number), text(view.dtype(), view.layout()), text(*dtype, layout));
-        }
-    }
-    if out.dtype() != problem.output.dtype || *out.layout() != problem.output.layout {
-        return mismatch(None, text(out.dtype(), out.layout()), text(problem.output.dtype, &problem.output.layout));
-    }
-    Ok(())
 }
 
 fn table_pointers(plan: &Plan, arguments: &[View<'_>]) -> Vec<TablePointer> {
@@ -343,7 +320,8 @@ impl Memory<'_> {
 /// # Safety
 /// Every element must be writable.
 unsafe fn zero_layout(pointer: *mut u8, layout: &Layout, bytes: usize) {
-    let count: usize = layout.shape.iter().product();
+    // A length of zero hides any others.
+    let count = if layout.shape.contains(&0) { 0 } else { layout.shape.iter().product() };
     if layout.is_contiguous() {
         // SAFETY: by the caller; without gaps the elements are one run.
         unsafe { pointer.write_bytes(0, count * bytes) };

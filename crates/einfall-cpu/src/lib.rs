@@ -24,6 +24,7 @@ pub mod machine;
 pub mod measure;
 pub mod ops;
 pub mod pack;
+mod pool;
 pub mod scalar;
 pub mod threads;
 pub mod walk;

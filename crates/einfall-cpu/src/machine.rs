@@ -22,13 +22,13 @@ pub fn estimate_machine(isa: Isa, threads: usize) -> Machine {
         l1_bytes,
         l2_bytes,
         l3_bytes,
-        read_bytes_per_second: 14e9 * cores.min(8.0),
+        read_bytes_per_second: 20e9 * cores.min(8.0),
         write_bytes_per_second: 8e9 * cores.min(8.0),
-        l2_bytes_per_second: 80e9 * cores,
+        l2_bytes_per_second: 160e9 * cores,
         l3_bytes_per_second: 30e9 * cores,
         f32_flops_per_second: per_core * cores,
         f64_flops_per_second: per_core * cores / 2.0,
-        fork_seconds: 5e-6,
+        fork_seconds: 2e-6,
         measured: false,
     }
 }

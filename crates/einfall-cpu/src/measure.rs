@@ -152,7 +152,7 @@ impl Measured {
         }
     }
 
-    /// The best rate of pieces that each do `amount`, times the number of threads.
+    /// The best rate of pieces that each do `amount`, times the threads that have a core.
     fn best_piece(&self, amount: f64, work: impl Fn(usize) + Sync) -> f64 {
         let least = AtomicU64::new(u64::MAX);
         let timed = |at: usize| {
@@ -161,7 +161,8 @@ impl Measured {
             least.fetch_min(start.elapsed().as_nanos() as u64, Relaxed);
         };
         self.best(1.0, || self.everywhere(PIECES * self.pool.count(), timed));
-        amount / (least.into_inner().max(1) as f64 * 1e-9) * self.pool.count() as f64
+        let cores = std::thread::available_parallelism().map_or(1, usize::from).min(self.pool.count());
+        amount / (least.into_inner().max(1) as f64 * 1e-9) * cores as f64
     }
 
     /// Runs `work` on every piece, on all threads.

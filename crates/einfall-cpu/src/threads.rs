@@ -7,12 +7,13 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use crate::pool::Pool;
 use crate::walk::BadTable;
 
 /// A pool of worker threads; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Threads {
-    pool: Option<Arc<rayon::ThreadPool>>,
+    pool: Option<Arc<Pool>>,
     count: usize,
 }
 
@@ -20,17 +21,15 @@ pub struct Threads {
 const LEAST_PARALLEL_SECONDS: f64 = 15e-6;
 
 impl Threads {
-    /// A pool of `count` threads; with one, everything runs on the calling thread.
+    /// `count` threads, the calling one among them.
     ///
     /// # Errors
     /// When the system refuses to start threads.
-    pub fn new(count: usize) -> Result<Self, rayon::ThreadPoolBuildError> {
+    pub fn new(count: usize) -> std::io::Result<Self> {
         let count = count.max(1);
         let pool = match count {
             1 => None,
-            _ => Some(Arc::new(
-                rayon::ThreadPoolBuilder::new().num_threads(count).thread_name(|at| format!("einfall-{at}")).build()?,
-            )),
+            _ => Some(Arc::new(Pool::new(count - 1)?)),
         };
         Ok(Threads { pool, count })
     }
@@ -78,7 +77,11 @@ impl Threads {
         // Pieces are taken from a counter, so that a slow core takes fewer of them.
         let next = AtomicUsize::new(0);
         let failed = AtomicBool::new(false);
-        pool.broadcast(|_| {
+        pool.run(pieces - 1, &|| {
+            // Whoever comes too late needs no scratch memory.
+            if next.load(Ordering::Relaxed) >= pieces {
+                return;
+            }
             let mut state = state();
             loop {
                 let at = next.fetch_add(1, Ordering::Relaxed);

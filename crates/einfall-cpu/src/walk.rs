@@ -166,6 +166,31 @@ impl<'a, const N: usize> Walk<'a, N> {
         }
     }
 
+    /// Iterations from here to the end of the fastest loop, this one included.
+    #[inline]
+    pub fn left(&self) -> usize {
+        self.loops.last().map_or(1, |(_, len)| len - self.counters[self.counters.len() - 1])
+    }
+
+    /// The loop that moves fastest, if any is walked.
+    #[inline]
+    pub fn fastest(&self) -> Option<usize> {
+        self.loops.last().map(|&(at, _)| at)
+    }
+
+    /// Goes `steps` iterations on, at most [`Walk::left`].
+    #[inline]
+    pub fn step_by(&mut self, steps: usize) {
+        debug_assert!((1..=self.left()).contains(&steps));
+        if let Some(at) = self.fastest()
+            && steps > 1
+        {
+            *self.counters.last_mut().expect("one for each loop") += steps - 1;
+            self.positions.iter_mut().for_each(|position| position.advance(at, steps as isize - 1));
+        }
+        self.step();
+    }
+
     /// The element offset of an access, lookups and windows included.
     ///
     /// `None` where the term is left out.

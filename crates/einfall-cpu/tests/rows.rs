@@ -102,13 +102,14 @@ fn dots_are_exact<T: Exact>() {
         let split = random.below(count + 1);
         let list = |x_at: usize, from: usize, to: usize, out_at: usize| DotList {
             x: x.at(x_at),
+            rows: table.memory.at(0),
             offsets: offsets.at(from),
             count: to - from,
             out: out.at_mut(out_at + from),
         };
         let lists = [list(0, 0, split, 0), list(0, split, count, 0), list(d, 0, count, count)];
         // SAFETY: the lists lie within `x`, `offsets` and `out`, the offsets within `table`.
-        unsafe { row_dots(isa, table.memory.at(0), d, &lists) };
+        unsafe { row_dots(isa, d, &lists) };
         for i in 0..2 * count {
             let expected = naive_dot(&x, i / count * d, &table, offsets.get(i % count));
             assert_eq!(bits(out.get(i)), bits(expected), "{isa} d={d} count={count} shift={shift} i={i}");
@@ -220,13 +221,14 @@ fn axpys_are_exact<T: Exact, W: Exact<Acc = T::Acc> + RowWeight<T>>() {
                 .enumerate()
                 .map(|(l, &end)| AxpyList {
                     weights: weights.at(0),
+                    rows: table.memory.at(0),
                     offsets: offsets.at(0),
                     count: end,
                     acc: acc.at_mut(l * d),
                 })
                 .collect();
             // SAFETY: `acc` has a row for each list, the offsets lie within `table`.
-            unsafe { row_axpys(isa, table.memory.at(0), d, &lists, accumulate) };
+            unsafe { row_axpys(isa, d, &lists, accumulate) };
             for (l, &end) in ends.iter().enumerate() {
                 for j in 0..d {
                     let from = if accumulate { before.get(l * d + j) } else { T::ZERO };
@@ -337,6 +339,7 @@ fn bits_do_not_depend_on_the_split<T: Exact>() {
             let offsets: Vec<isize> = (0..37).map(|i| (i * 11 % 37 * d) as isize).collect();
             let list = |k: usize, from: usize, to: usize, out: &mut [T::Acc]| DotList {
                 x: x[k * d..].as_ptr(),
+                rows: rows.as_ptr(),
                 offsets: offsets[from..].as_ptr(),
                 count: to - from,
                 out: out[from..].as_mut_ptr(),
@@ -344,7 +347,7 @@ fn bits_do_not_depend_on_the_split<T: Exact>() {
             let mut whole = vec![T::ZERO; 4 * 37];
             for (k, out) in whole.chunks_exact_mut(37).enumerate() {
                 // SAFETY: 37 offsets of rows of `d` elements.
-                unsafe { row_dots(isa, rows.as_ptr(), d, &[list(k, 0, 37, out)]) };
+                unsafe { row_dots(isa, d, &[list(k, 0, 37, out)]) };
             }
             let bits_of = |values: &[T::Acc]| values.iter().map(|&v| bits(v)).collect::<Vec<_>>();
             for length in 1..37 {
@@ -352,7 +355,7 @@ fn bits_do_not_depend_on_the_split<T: Exact>() {
                 for from in (0..37).step_by(length) {
                     let lists = [list(0, from, 37.min(from + length), &mut out)];
                     // SAFETY: as above.
-                    unsafe { row_dots(isa, rows.as_ptr(), d, &lists) };
+                    unsafe { row_dots(isa, d, &lists) };
                 }
                 assert_eq!(bits_of(&out), bits_of(&whole[..37]), "{isa} d={d} lists of {length}");
             }
@@ -387,20 +390,21 @@ fn bits_do_not_depend_on_the_split<T: Exact>() {
 
             let axpy = |from: usize, to: usize, acc: &mut [T::Acc]| AxpyList::<T> {
                 weights: weights[from..].as_ptr(),
+                rows: rows.as_ptr(),
                 offsets: offsets[from..].as_ptr(),
                 count: to - from,
                 acc: acc.as_mut_ptr(),
             };
             let mut whole = vec![T::ZERO; d];
             // SAFETY: as above.
-            unsafe { row_axpys(isa, rows.as_ptr(), d, &[axpy(0, 37, &mut whole)], false) };
+            unsafe { row_axpys(isa, d, &[axpy(0, 37, &mut whole)], false) };
             for length in 1..37 {
                 // Several copies of the list side by side must not differ either.
                 let mut accs = vec![vec![T::ZERO; d]; 7];
                 for from in (0..37).step_by(length) {
                     let lists: Vec<_> = accs.iter_mut().map(|acc| axpy(from, 37.min(from + length), acc)).collect();
                     // SAFETY: as above.
-                    unsafe { row_axpys(isa, rows.as_ptr(), d, &lists, from > 0) };
+                    unsafe { row_axpys(isa, d, &lists, from > 0) };
                 }
                 for acc in accs {
                     assert_eq!(bits_of(&acc), bits_of(&whole), "{isa} d={d} axpys of {length}");
@@ -434,9 +438,15 @@ fn dots_of_negative_zeros_are_zero<T: Exact>(zero: T, minus_one: T) {
                 let (x, rows) = (vec![zero; 2 * d], vec![minus_one; d]);
                 let offsets = vec![0_isize; count];
                 let mut out = vec![T::ACC_POISON; 2 * count];
-                let list = DotList { x: x.as_ptr(), offsets: offsets.as_ptr(), count, out: out.as_mut_ptr() };
+                let list = DotList {
+                    x: x.as_ptr(),
+                    rows: rows.as_ptr(),
+                    offsets: offsets.as_ptr(),
+                    count,
+                    out: out.as_mut_ptr(),
+                };
                 // SAFETY: one row of `d` elements, referred to `count` times.
-                unsafe { row_dots(isa, rows.as_ptr(), d, &[list]) };
+                unsafe { row_dots(isa, d, &[list]) };
                 let zeros = vec![T::ZERO; 2 * count];
                 let bits_of = |values: &[T::Acc]| values.iter().map(|&v| bits(v)).collect::<Vec<_>>();
                 assert_eq!(bits_of(&out[..count]), bits_of(&zeros[..count]), "{isa} d={d} count={count}");

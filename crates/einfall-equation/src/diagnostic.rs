@@ -112,6 +112,24 @@ impl fmt::Display for Diagnostic {
     }
 }
 
+/// Most characters of a term that a message quotes.
+const QUOTED: usize = 60;
+
+/// A part of an equation to be quoted in a message: at most 60 characters of it, the first and the last.
+///
+/// ```
+/// assert_eq!(einfall_equation::quoted("bh[bhqk]d"), "bh[bhqk]d");
+/// assert_eq!(einfall_equation::quoted(&"ij".repeat(50_000)).chars().count(), 60);
+/// ```
+pub fn quoted(text: &str) -> String {
+    let length = text.chars().count();
+    if length <= QUOTED {
+        return text.to_string();
+    }
+    let (first, last) = (QUOTED / 2, QUOTED - QUOTED / 2 - 1);
+    text.chars().take(first).chain(['…']).chain(text.chars().skip(length - last)).collect()
+}
+
 /// Appends `c` in a form that can be seen, and returns how many columns of a terminal that takes.
 pub(crate) fn push_visible(line: &mut String, c: char) -> usize {
     // `escape_debug` escapes what cannot be printed and what combines with its neighbour, and three signs that can.

@@ -36,7 +36,7 @@ mod lexer;
 mod parser;
 
 pub use axis::{Affine, Axis, Operand};
-pub use diagnostic::{Diagnostic, Span};
+pub use diagnostic::{Diagnostic, Span, quoted};
 pub use equation::{Equation, Place};
 pub use error::{ParseError, ParseErrorKind};
 pub use gradient::{GradientError, gradient};

@@ -3,16 +3,19 @@
 //! *In*: an [`Equation`], what is known of each argument (in call order: operand 0, its tables, operand 1, …, the
 //! tables of the output), and [`BindOptions`]. *Out*: a [`Problem`]. *Callers*: the facade. Pure; no data is read.
 
+mod measure;
 mod output;
 mod scope;
 mod sizes;
+mod suggest;
 
 use std::collections::BTreeMap;
 
-use einfall_equation::{Axis, Diagnostic, Equation, Operand as Written, Place};
+use einfall_equation::{Axis, Diagnostic, Equation, Operand as Written, Place, quoted};
 use einfall_tensor::{DType, Layout, element_count};
 
 use crate::problem::{Bounds, LabelId, LabelInfo, Lookup, Operand, Problem, Table, Term, Window};
+use measure::Axes;
 use output::bind_output;
 use scope::Scope;
 
@@ -79,6 +82,7 @@ pub fn bind(equation: &Equation, arguments: &[Argument], options: &BindOptions) 
     let written_output = equation.explicit_output();
     let mut scope = Scope::new(equation);
     let assigned = assign_arguments(equation, &written_output, arguments.len())?;
+    check_strides(&scope, arguments, options)?;
 
     // Expand ellipses, intern labels, check ranks and table types.
     let mut tables = Vec::new();
@@ -94,22 +98,10 @@ pub fn bind(equation: &Equation, arguments: &[Argument], options: &BindOptions) 
         expand(&mut scope, &written_output, Place::Output, ellipsis_rank, &output_tables, arguments, &mut tables)?;
 
     // Lengths: direct axes of operands and tables first, then `sizes`, then windows.
-    for (number, (axes, assigned)) in operands.iter().zip(&assigned).enumerate() {
-        let argument = &arguments[assigned.operand];
-        for (axis, &len) in axes.iter().zip(&argument.layout.shape) {
-            if let AxisKind::Label(label) = axis.kind {
-                let describe = || format!("operand {number}");
-                scope.measure(label, len, describe, (Place::Operand(number), axis.written))?;
-            }
-        }
-    }
-    for table in &tables {
-        for (&label, &len) in table.labels.iter().zip(&arguments[table.argument].layout.shape) {
-            scope.measure(label, len, || format!("table argument {}", table.argument), table.place)?;
-        }
-    }
+    let (operands, assigned) = (operands.as_slice(), assigned.as_slice());
+    Axes { equation, operands, assigned, tables: &tables, arguments }.measure(&mut scope)?;
     sizes::apply(&mut scope, &options.sizes, &written_output)?;
-    let windows = operands.iter().zip(&assigned).flat_map(|(axes, assigned)| {
+    let windows = operands.iter().zip(assigned).flat_map(|(axes, assigned)| {
         axes.iter().zip(&arguments[assigned.operand].layout.shape).filter_map(|(axis, &len)| match &axis.kind {
             AxisKind::Window { terms, offset } => Some((terms.as_slice(), *offset, len)),
             _ => None,
@@ -136,14 +128,17 @@ pub fn bind(equation: &Equation, arguments: &[Argument], options: &BindOptions) 
         })
         .collect();
     let mut bound_operands = Vec::with_capacity(operands.len());
-    for (number, (axes, assigned)) in operands.iter().zip(&assigned).enumerate() {
+    for (number, (axes, assigned)) in operands.iter().zip(assigned).enumerate() {
         let argument = &arguments[assigned.operand];
         let too_large =
             |message: String| BindError::TooLarge(scope.diagnose(message, &[(Place::Operand(number), None)]));
         let elements = element_count(&argument.layout.shape)
             .and_then(|count| argument.layout.span().map(|_| count))
             .map_err(|error| too_large(format!("operand {number}: {error}")))?;
-        let term = build_term(axes, &argument.layout, &labels)
+        // Views of nothing may have any strides; no offset of theirs is worth an overflow.
+        let empty = || Layout { shape: argument.layout.shape.clone(), strides: vec![0; axes.len()].into() };
+        let layout = if elements == 0 { &empty() } else { &argument.layout };
+        let term = build_term(axes, layout, &labels)
             .ok_or_else(|| too_large(format!("operand {number}: a window position does not fit 64 bits")))?;
         bound_operands.push(Operand { argument: assigned.operand, dtype: argument.dtype, term, elements });
     }
@@ -162,7 +157,7 @@ pub fn bind(equation: &Equation, arguments: &[Argument], options: &BindOptions) 
 }
 
 /// The arguments of one operand: itself, then a table a lookup.
-struct Assigned {
+pub(crate) struct Assigned {
     operand: usize,
     tables: Vec<usize>,
 }
@@ -184,7 +179,6 @@ fn assign_arguments(equation: &Equation, output: &Written, given: usize) -> Resu
         return Ok(assigned);
     }
     let operands = equation.operands().len();
-    let plural = |count: usize, noun: &str| format!("{count} {noun}{}", if count == 1 { "" } else { "s" });
     let hint = match expected - operands {
         0 => None,
         tables => Some(format!(
@@ -194,11 +188,38 @@ fn assign_arguments(equation: &Equation, output: &Written, given: usize) -> Resu
         )),
     };
     Err(BindError::ArgumentCount(Box::new(Diagnostic {
-        message: format!("the equation takes {} but {given} were given", plural(expected, "argument")),
+        message: format!("the equation takes {} but {} given", plural(expected, "argument"), were(given)),
         text: equation.text().to_string(),
         spans: Vec::new(),
         hint,
     })))
+}
+
+/// `1 axis`, `2 axes`, `0 arguments`: a number with its noun.
+pub(crate) fn plural<N: std::fmt::Display + PartialEq + From<u8>>(count: N, noun: &str) -> String {
+    match noun {
+        noun if count == N::from(1) => format!("1 {noun}"),
+        "axis" => format!("{count} axes"),
+        noun => format!("{count} {noun}s"),
+    }
+}
+
+/// `1 was`, `2 were`: a number as the subject of a sentence.
+pub(crate) fn were(count: usize) -> String {
+    format!("{count} {}", if count == 1 { "was" } else { "were" })
+}
+
+/// There must be one stride an axis; views have that, descriptions may not.
+fn check_strides(scope: &Scope<'_>, arguments: &[Argument], options: &BindOptions) -> Result<(), BindError> {
+    let described = arguments.iter().enumerate().map(|(number, argument)| (format!("argument {number}"), argument));
+    for (name, Argument { layout, .. }) in described.chain(options.out.iter().map(|out| ("`out`".to_string(), out))) {
+        let (axes, strides) = (layout.shape.len(), layout.strides.len());
+        if axes != strides {
+            let message = format!("{name} has {} but {}", plural(axes, "axis"), plural(strides, "stride"));
+            return Err(BindError::Rank(scope.diagnose(message, &[])));
+        }
+    }
+    Ok(())
 }
 
 /// An axis of a term after its ellipsis is expanded.
@@ -243,7 +264,7 @@ fn expand(
             Axis::Lookup(labels) => {
                 let argument = *table_arguments.next().expect("one table argument a lookup");
                 let Argument { dtype, layout } = &arguments[argument];
-                let at = [(place, Some(written))];
+                let (at, axis) = ([(place, Some(written))], quoted(&axis.to_string()));
                 if !dtype.is_integer() {
                     let message =
                         format!("the table of `{axis}`, argument {argument}, is {dtype}, not an integer type");
@@ -251,9 +272,9 @@ fn expand(
                 }
                 if layout.shape.len() != labels.len() {
                     let message = format!(
-                        "the table of `{axis}`, argument {argument}, has {} axes but {} subscripts",
-                        layout.shape.len(),
-                        labels.len()
+                        "the table of `{axis}`, argument {argument}, has {} but {}",
+                        plural(layout.shape.len(), "axis"),
+                        plural(labels.len(), "subscript")
                     );
                     let hint = format!("its shape is {:?}", layout.shape.as_slice());
                     return Err(BindError::Rank(scope.diagnose_with_hint(message, &at, hint)));

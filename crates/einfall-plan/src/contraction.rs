@@ -46,6 +46,8 @@ pub struct LookupAccess {
     pub table_offset: isize,
     /// Stride of each loop in the table, in elements.
     pub table_strides: Vec<isize>,
+    /// Bytes of one entry of the table.
+    pub entry_bytes: usize,
     /// Length of the looked-up axis.
     pub len: usize,
     /// Stride of the looked-up axis, in elements.
@@ -150,6 +152,15 @@ impl Contraction {
         [Some(&mut self.left), self.right.as_mut(), Some(&mut self.out)].into_iter().flatten()
     }
 
+    /// Bytes of the entries that the tables of an access hold for these loops.
+    pub fn table_bytes(&self, access: &Access) -> f64 {
+        let entries = |lookup: &LookupAccess| -> f64 {
+            let moved = (0..self.loops.len()).filter(|&at| lookup.table_strides[at] != 0);
+            moved.map(|at| self.loops[at].len as f64).product()
+        };
+        access.lookups.iter().map(|lookup| entries(lookup) * lookup.entry_bytes as f64).sum()
+    }
+
     /// Elements that an access can reach at most: the product of the loops it depends on, capped at its axes.
     pub fn distinct_elements(&self, access: &Access) -> f64 {
         let of = |at: usize| self.loops[at].len as f64;
@@ -252,6 +263,7 @@ fn access(term: &Term, labels: &[LabelId], tables: &[Table]) -> Access {
                     table: lookup.table,
                     table_offset: 0,
                     table_strides: labels.iter().map(stride).collect(),
+                    entry_bytes: tables[lookup.table].dtype.bytes(),
                     len: lookup.len,
                     stride: lookup.stride,
                 }

@@ -1,7 +1,8 @@
 //! What a device is to the facade: numbers for the planner, and something that runs plans.
 
-use einfall_tensor::{View, ViewMut};
+use einfall_tensor::{DType, Layout, View, ViewMut};
 
+use crate::bind::{Argument, plural, were};
 use crate::kernel::KernelSpec;
 use crate::machine::Machine;
 use crate::plan::Plan;
@@ -21,7 +22,12 @@ pub trait Device: Send + Sync {
     ///
     /// # Errors
     /// [`RunError`].
-    fn run(&self, plan: &Plan, arguments: &[View<'_>], out: &mut ViewMut<'_>) -> Result<(), RunError>;
+    ///
+    /// # Safety
+    /// The plan is what [`Plan::new`] made, from a problem that [`bind`](crate::bind()) made, with the machine and the
+    /// kernels of this device, and nothing in it was changed: the device reads and writes where the plan says.
+    #[allow(unsafe_code)] // a declaration; the facade keeps the promise
+    unsafe fn run(&self, plan: &Plan, arguments: &[View<'_>], out: &mut ViewMut<'_>) -> Result<(), RunError>;
 
     /// Checks every table value against its axis, unless the plan leaves bad ones out.
     ///
@@ -36,7 +42,7 @@ pub trait Device: Send + Sync {
 pub enum RunError {
     /// A table holds a value outside the axis that it looks up.
     #[error(
-        "table argument {argument} holds {value} at {position:?}, outside the axis of length {len}\nhint: `bounds=\"skip\"` leaves such terms out"
+        "table argument {argument} holds {value} at {position:?}, outside the axis of length {len}\nhint: bounds `skip` leaves such terms out"
     )]
     TableValue {
         /// Which argument of the call the table is.
@@ -47,6 +53,14 @@ pub enum RunError {
         value: i128,
         /// Length of the axis.
         len: usize,
+    },
+    /// A prepared call got more or fewer arguments than it was planned for.
+    #[error("the plan was made for {} but {} given", plural(*expected, "argument"), were(*given))]
+    ArgumentCount {
+        /// How many the plan takes.
+        expected: usize,
+        /// How many were given.
+        given: usize,
     },
     /// An argument is not what the plan was made for.
     #[error("{argument} is {found} but the plan was made for {expected}")]
@@ -67,4 +81,32 @@ pub enum RunError {
         /// Bytes asked for.
         bytes: usize,
     },
+}
+
+impl Plan {
+    /// Compares what a run is given with what the plan was made for. No data is read.
+    ///
+    /// # Errors
+    /// [`RunError::ArgumentCount`] and [`RunError::Mismatch`].
+    pub fn check_arguments(&self, arguments: &[View<'_>], out: &ViewMut<'_>) -> Result<(), RunError> {
+        let planned = &self.problem.arguments;
+        if arguments.len() != planned.len() {
+            return Err(RunError::ArgumentCount { expected: planned.len(), given: arguments.len() });
+        }
+        for (number, (view, Argument { dtype, layout })) in arguments.iter().zip(planned).enumerate() {
+            same(|| format!("argument {number}"), (view.dtype(), view.layout()), (*dtype, layout))?;
+        }
+        let output = &self.problem.output;
+        same(|| "`out`".into(), (out.dtype(), out.layout()), (output.dtype, &output.layout))
+    }
+}
+
+fn same(name: impl Fn() -> String, found: (DType, &Layout), planned: (DType, &Layout)) -> Result<(), RunError> {
+    if found == planned {
+        return Ok(());
+    }
+    let text = |(dtype, layout): (DType, &Layout)| {
+        format!("{dtype} {:?} with strides {:?}", layout.shape.as_slice(), layout.strides.as_slice())
+    };
+    Err(RunError::Mismatch { argument: name(), found: text(found), expected: text(planned) })
 }

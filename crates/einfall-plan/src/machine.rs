@@ -58,6 +58,23 @@ impl Machine {
         }
     }
 
+    /// True when a planner can divide by the rates and trust the sizes: no zeros, no infinities, nothing absurd.
+    pub fn is_plausible(&self) -> bool {
+        let rates = [
+            self.read_bytes_per_second,
+            self.write_bytes_per_second,
+            self.l2_bytes_per_second,
+            self.l3_bytes_per_second,
+            self.f32_flops_per_second,
+            self.f64_flops_per_second,
+        ];
+        let caches = [self.l1_bytes, self.l2_bytes, self.l3_bytes];
+        self.threads > 0
+            && rates.iter().all(|rate| (1e6..1e18).contains(rate))
+            && caches.iter().all(|bytes| (1 << 10..1 << 40).contains(bytes))
+            && (0.0..1.0).contains(&self.fork_seconds)
+    }
+
     /// Bytes a second for data that is read again and again out of a working set.
     pub fn bytes_per_second_within(&self, working_set_bytes: f64) -> f64 {
         if working_set_bytes <= self.l2_bytes as f64 * 0.8 {
@@ -77,6 +94,28 @@ impl Machine {
             F64 | C128 => self.f64_flops_per_second,
             I64 | U64 => self.f64_flops_per_second / 4.0,
             _ => self.f32_flops_per_second / 4.0,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn descriptions_that_no_plan_can_use_are_told() {
+        let example = Machine::example;
+        assert!(example().is_plausible());
+        for wrong in [
+            Machine { threads: 0, ..example() },
+            Machine { l2_bytes: 0, ..example() },
+            Machine { l1_bytes: usize::MAX, ..example() },
+            Machine { read_bytes_per_second: 0.0, ..example() },
+            Machine { f32_flops_per_second: f64::NAN, ..example() },
+            Machine { write_bytes_per_second: f64::INFINITY, ..example() },
+            Machine { fork_seconds: -1.0, ..example() },
+        ] {
+            assert!(!wrong.is_plausible(), "{wrong:?}");
         }
     }
 }

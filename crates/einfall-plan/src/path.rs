@@ -9,6 +9,7 @@ mod greedy;
 
 use std::collections::BTreeMap;
 
+use crate::bind::plural;
 use crate::problem::LabelId;
 
 /// How to find the order.
@@ -79,7 +80,8 @@ fn given(operands: usize, steps: &[Vec<usize>]) -> Result<Path, String> {
         positions.dedup();
         let last = positions.last().copied();
         if positions.len() != step.len() || last.is_none_or(|last| last >= list.len()) {
-            return Err(format!("step {number} of the path, {step:?}, does not fit a list of {} operands", list.len()));
+            let left = plural(list.len(), "operand");
+            return Err(format!("step {number} of the path, {step:?}, does not fit a list of {left}"));
         }
         let mut taken: Vec<usize> = positions.iter().map(|&at| list[at]).collect();
         list = (0..list.len()).filter(|at| !positions.contains(at)).map(|at| list[at]).collect();

@@ -66,6 +66,17 @@ pub struct ScatteredRows {
     pub inner: usize,
 }
 
+/// `out[…, i, d] = weights[…, i] · rows[…, i, d]`, or without weights: contiguous rows that the output takes one by one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CopiedRows {
+    /// The input that holds the rows; with a single input, the left.
+    pub rows: Side,
+    /// The output loop along a row, contiguous in rows and output.
+    pub inner: usize,
+    /// The output loop that counts rows: the one that looks them up, or the longest.
+    pub row_loop: usize,
+}
+
 fn is_contiguous_along(access: &Access, at: usize) -> bool {
     access.strides[at] == 1 && !access.is_indirect_in(at)
 }
@@ -116,6 +127,29 @@ pub fn row_axpys(contraction: &Contraction) -> Result<RowAxpys, &'static str> {
         .max_by_key(|&at| (own.is_indirect_in(at), own.depends_on(at), contraction.loops[at].len))
         .ok_or("nothing is summed")?;
     Ok(RowAxpys { rows, inner, row_loop })
+}
+
+/// Matches [`CopiedRows`].
+///
+/// # Errors
+/// Why not.
+pub fn copied_rows(contraction: &Contraction) -> Result<CopiedRows, &'static str> {
+    if !contraction.out.is_plain() {
+        return Err("the output is scattered");
+    }
+    if contraction.loops_of(Role::Contracted).next().is_some() {
+        return Err("something is summed");
+    }
+    let (rows, inner) = rows_of_output(contraction)?;
+    if contraction.out.strides[inner] != 1 {
+        return Err("the rows are not contiguous in the output");
+    }
+    let own = rows.of(contraction).expect("the side was matched");
+    let row_loop = (0..contraction.loops.len())
+        .filter(|&at| at != inner)
+        .max_by_key(|&at| (own.is_indirect_in(at), own.depends_on(at), contraction.loops[at].len))
+        .ok_or("there is but one row")?;
+    Ok(CopiedRows { rows, inner, row_loop })
 }
 
 /// Matches [`ScatteredRows`].

@@ -13,6 +13,7 @@ use einfall_tensor::DType;
 
 pub use report::{Bytes, Flops, Seconds};
 
+use crate::bind::plural;
 use crate::contraction::Contraction;
 use crate::kernel::Cost;
 use crate::kernel::{Candidate, Estimate, KernelSpec};
@@ -118,7 +119,8 @@ pub enum PlanError {
     Path(String),
     /// No slicing keeps intermediate results within the limit.
     #[error(
-        "intermediate results need {needed} elements, more than the memory limit of {limit}\nhint: the smallest that slicing reaches is {needed}; raise `memory_limit`"
+        "intermediate results need {}, more than the memory limit of {limit}\nhint: the smallest that slicing reaches is {needed}; raise `memory_limit`",
+        plural(*needed, "element")
     )]
     MemoryLimit {
         /// Least elements reached.
@@ -126,13 +128,27 @@ pub enum PlanError {
         /// The limit.
         limit: usize,
     },
-    /// An intermediate result cannot be addressed.
+    /// Slicing keeps the limit, but in more slices than can be counted.
+    #[error("keeping the memory limit of {limit} takes more slices than can be counted\nhint: raise `memory_limit`")]
+    TooManySlices {
+        /// The limit.
+        limit: usize,
+    },
+    /// Intermediate results cannot be addressed.
     #[error(
-        "an intermediate result of {elements} elements is larger than can be addressed\nhint: set `memory_limit` so that the contraction is sliced"
+        "intermediate results of {elements} elements are larger than can be addressed\nhint: set `memory_limit` so that the contraction is sliced"
     )]
     TooLarge {
         /// Elements needed.
         elements: u128,
+    },
+    /// The kernel to prefer is none of the device's.
+    #[error("there is no kernel `{name}`\nhint: there {}", list(known))]
+    UnknownKernel {
+        /// The name that was given.
+        name: String,
+        /// The kernels of the device.
+        known: Vec<&'static str>,
     },
     /// No kernel of the device runs a step.
     #[error("no kernel can run the step {step}")]
@@ -140,6 +156,15 @@ pub enum PlanError {
         /// The step.
         step: String,
     },
+}
+
+fn list(names: &[&str]) -> String {
+    let quoted: Vec<String> = names.iter().map(|name| format!("`{name}`")).collect();
+    match quoted.as_slice() {
+        [] => "are none".into(),
+        [only] => format!("is {only}"),
+        [first @ .., last] => format!("are {} and {last}", first.join(", ")),
+    }
 }
 
 impl Plan {
@@ -153,6 +178,10 @@ impl Plan {
         kernels: &[KernelSpec],
         options: &PlanOptions,
     ) -> Result<Plan, PlanError> {
+        if let Some(name) = options.kernel.as_ref().filter(|name| kernels.iter().all(|kernel| kernel.name != **name)) {
+            let known = kernels.iter().map(|kernel| kernel.name).collect();
+            return Err(PlanError::UnknownKernel { name: name.clone(), known });
+        }
         let plan = build::build(problem, machine, kernels, options)?;
         debug_assert_eq!(plan.verify(), Ok(()));
         Ok(plan)

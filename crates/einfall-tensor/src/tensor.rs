@@ -1,6 +1,6 @@
 //! A tensor that owns its memory: what a contraction returns.
 
-use std::alloc::{Layout as Allocation, alloc, alloc_zeroed, dealloc};
+use std::alloc::{Layout as Allocation, alloc, dealloc};
 use std::fmt;
 use std::marker::PhantomData;
 use std::ptr::NonNull;
@@ -30,8 +30,8 @@ impl Tensor {
     /// # Errors
     /// [`TensorError::TooLarge`] or [`TensorError::OutOfMemory`].
     pub fn zeros(dtype: DType, shape: &[usize]) -> Result<Self, TensorError> {
-        // SAFETY: `alloc_zeroed` initialises every byte, and zero bytes are a value of every element type.
-        unsafe { Self::allocate(dtype, shape, alloc_zeroed) }
+        // SAFETY: every byte is zeroed, and zero bytes are a value of every element type.
+        unsafe { Self::allocate(dtype, shape, true) }
     }
 
     /// A tensor whose elements nobody has written yet.
@@ -43,16 +43,12 @@ impl Tensor {
     /// Every element must be written before it is read.
     pub unsafe fn uninit(dtype: DType, shape: &[usize]) -> Result<Self, TensorError> {
         // SAFETY: by the caller.
-        unsafe { Self::allocate(dtype, shape, alloc) }
+        unsafe { Self::allocate(dtype, shape, false) }
     }
 
     /// # Safety
-    /// `allocate` must be an allocation function; the caller answers for uninitialised memory.
-    unsafe fn allocate(
-        dtype: DType,
-        shape: &[usize],
-        allocate: unsafe fn(Allocation) -> *mut u8,
-    ) -> Result<Self, TensorError> {
+    /// Unless the memory is `zeroed`, the caller answers for what is not initialised.
+    unsafe fn allocate(dtype: DType, shape: &[usize], zeroed: bool) -> Result<Self, TensorError> {
         let too_large = || TensorError::TooLarge { shape: shape.into() };
         let bytes = element_count(shape)?.checked_mul(dtype.bytes()).ok_or_else(too_large)?;
         let memory = if bytes == 0 {
@@ -60,7 +56,13 @@ impl Tensor {
         } else {
             let allocation = Allocation::from_size_align(bytes, ALIGNMENT).map_err(|_| too_large())?;
             // SAFETY: the allocation has a size above zero.
-            NonNull::new(unsafe { allocate(allocation) }).ok_or(TensorError::OutOfMemory { bytes })?
+            let memory = NonNull::new(unsafe { alloc(allocation) }).ok_or(TensorError::OutOfMemory { bytes })?;
+            prefer_large_pages(memory, bytes);
+            if zeroed {
+                // SAFETY: just allocated.
+                unsafe { memory.as_ptr().write_bytes(0, bytes) };
+            }
+            memory
         };
         let layout = Layout::contiguous(shape);
         Ok(Tensor { memory, allocated_bytes: bytes, dtype, layout, owns: PhantomData })
@@ -136,6 +138,25 @@ impl Tensor {
         // SAFETY: `owned`: element types have no padding, so every byte is initialised.
         unsafe { std::slice::from_raw_parts(self.memory.as_ptr(), self.allocated_bytes) }
     }
+}
+
+/// Bytes from which on a page fault for every 4 KiB would cost as much as writing the memory.
+const LARGE: usize = 8 << 20;
+
+/// Asks the system for large pages, where it has them: a wish, which it may ignore.
+fn prefer_large_pages(memory: NonNull<u8>, bytes: usize) {
+    #[cfg(target_os = "linux")]
+    if bytes >= LARGE {
+        const PAGE: usize = 1 << 12;
+        let skipped = memory.as_ptr().align_offset(PAGE);
+        // SAFETY: whole pages inside an allocation of this process; the advice changes none of their bytes.
+        unsafe {
+            let start = memory.as_ptr().add(skipped);
+            libc::madvise(start.cast(), (bytes - skipped) / PAGE * PAGE, libc::MADV_HUGEPAGE);
+        }
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = (memory, bytes, LARGE);
 }
 
 /// Gives an empty tensor an aligned address.

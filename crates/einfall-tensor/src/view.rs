@@ -16,7 +16,7 @@ pub enum TensorError {
         shape: Dims,
     },
     /// There must be one stride an axis.
-    #[error("{shape} axes but {strides} strides")]
+    #[error("the shape has length {shape}, but the strides have length {strides}")]
     RankMismatch {
         /// Number of axes.
         shape: usize,

@@ -4,7 +4,7 @@ use std::fmt;
 
 use einfall_equation::Equation;
 use einfall_plan::{Argument, BindOptions, Bounds, Device, Order, Plan, PlanOptions, bind};
-use einfall_tensor::{DType, Tensor, View, ViewMut};
+use einfall_tensor::{DType, Layout, Tensor, View, ViewMut};
 
 use crate::{Error, default_device};
 
@@ -127,9 +127,8 @@ impl<'a> Einsum<'a> {
             None => default_device()?,
         };
         let equation = Equation::parse(self.equation)?;
-        let problem = bind(&equation, &arguments, &BindOptions { out, ..self.bind.clone() })?;
-        let plan = Plan::new(problem, device.machine(), device.kernels(), &self.plan)?;
-        Ok(Prepared { plan, device })
+        let options = BindOptions { out, ..self.bind.clone() };
+        Prepared::new(&equation, &arguments, options, self.plan.clone(), device)
     }
 
     /// Evaluates into a new tensor.
@@ -157,12 +156,29 @@ fn describe(view: &View<'_>) -> Argument {
 /// A planned call, to run many times on arguments of the same shapes, strides and types.
 ///
 /// Its `Display` says what each step costs, and why it is run the way it is.
+///
+/// Invariant `planned`: the plan is what [`Plan::new`] made for a bound problem and this device.
 pub struct Prepared<'a> {
     plan: Plan,
+    /// What the plan was made with, to make it again for a result apart from `out`.
+    bind_options: BindOptions,
+    plan_options: PlanOptions,
     device: &'a dyn Device,
 }
 
-impl Prepared<'_> {
+impl<'a> Prepared<'a> {
+    fn new(
+        equation: &Equation,
+        arguments: &[Argument],
+        bind_options: BindOptions,
+        plan_options: PlanOptions,
+        device: &'a dyn Device,
+    ) -> Result<Self, Error> {
+        let problem = bind(equation, arguments, &bind_options)?;
+        let plan = Plan::new(problem, device.machine(), device.kernels(), &plan_options)?;
+        Ok(Prepared { plan, bind_options, plan_options, device })
+    }
+
     /// The plan.
     pub fn plan(&self) -> &Plan {
         &self.plan
@@ -177,7 +193,12 @@ impl Prepared<'_> {
         // SAFETY: a device writes every element of `out` or fails, and then the tensor is dropped unread.
         #[allow(unsafe_code)]
         let mut result = unsafe { Tensor::uninit(output.dtype, &output.layout.shape)? };
-        self.device.run(&self.plan, arguments, &mut result.view_mut())?;
+        self.plan.check_arguments(arguments, &result.view_mut())?;
+        // SAFETY: `planned`: nobody changed the plan since this device's kernels made their offers for it.
+        #[allow(unsafe_code)]
+        unsafe {
+            self.device.run(&self.plan, arguments, &mut result.view_mut())?;
+        }
         Ok(result)
     }
 
@@ -187,43 +208,58 @@ impl Prepared<'_> {
     /// # Errors
     /// As [`einsum_into`].
     pub fn run_into(&self, arguments: &[View<'_>], out: &mut ViewMut<'_>) -> Result<(), Error> {
+        self.plan.check_arguments(arguments, out)?;
         self.device.check_tables(&self.plan, arguments)?;
         let overlaps = |view: &View<'_>| match (view.byte_range(), out.byte_range()) {
             (Some((start, end)), Some((out_start, out_end))) => start < out_end && out_start < end,
             _ => false,
         };
         if !arguments.iter().any(overlaps) {
-            return Ok(self.device.run(&self.plan, arguments, out)?);
+            // SAFETY: as above.
+            #[allow(unsafe_code)]
+            unsafe {
+                self.device.run(&self.plan, arguments, out)?;
+            }
+            return Ok(());
         }
-        let options = BindOptions { bounds: self.plan.problem.bounds, ..self.apart() };
-        let problem = bind(&self.plan.problem.equation, &self.plan.problem.arguments, &options)?;
-        let apart = Plan::new(problem, self.device.machine(), self.device.kernels(), &PlanOptions::default())?;
-        let result = Prepared { plan: apart, device: self.device }.run(arguments)?;
+        let result = self.apart()?.run(arguments)?;
         Einsum::new("...->...").device(self.device).run_into(&[result.view()], out)
     }
 
-    /// What the problem was bound with, but for `out`.
-    fn apart(&self) -> BindOptions {
+    /// The same call for a row-major `out`: the same lengths, types and options, hence the same bits.
+    fn apart(&self) -> Result<Prepared<'a>, Error> {
         let problem = &self.plan.problem;
-        let mut sizes: einfall_plan::Sizes = problem
-            .labels
-            .iter()
-            .filter(|label| !label.name.starts_with('…'))
-            .map(|label| (label.name.clone(), label.len))
-            .collect();
-        let written = problem.equation.explicit_output();
-        for (axis, &len) in written.axes.iter().zip(&problem.output.layout.shape) {
-            if written.has_ellipsis() {
-                break;
-            }
-            sizes.insert(axis.to_string(), len);
-        }
-        BindOptions { sizes, dtype: Some(problem.output.dtype), ..BindOptions::default() }
+        let row_major = Layout::contiguous(&problem.output.layout.shape);
+        let out = Some(Argument { dtype: problem.output.dtype, layout: row_major });
+        let options = BindOptions { out, ..self.bind_options.clone() };
+        Prepared::new(&problem.equation, &problem.arguments, options, self.plan_options.clone(), self.device)
     }
 }
 
 impl fmt::Display for Prepared<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.plan.fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_result_apart_keeps_every_option() {
+        let square = || Argument { dtype: DType::F32, layout: Layout::contiguous(&[3, 3]) };
+        let out =
+            Argument { dtype: DType::F64, layout: Layout { shape: [3, 3][..].into(), strides: [1, 3][..].into() } };
+        let call = Einsum::new("ij,jk,[k]l->il").order(Order::LeftToRight).memory_limit(5).kernel("nest");
+        let call = call.bounds(Bounds::Skip);
+        let table = Argument { dtype: DType::I8, layout: Layout::contiguous(&[3]) };
+        let prepared = call.plan_for(vec![square(), square(), square(), table], Some(out)).expect("a plan");
+        let apart = prepared.apart().expect("a plan");
+        assert_eq!(apart.plan.problem.output.layout, Layout::contiguous(&[3, 3]));
+        assert_eq!(apart.plan.problem.output.dtype, DType::F64);
+        assert_eq!((apart.plan.problem.dtype, apart.plan.problem.bounds), (DType::F32, Bounds::Skip));
+        assert_eq!((apart.plan.method, &apart.plan.slices), ("left to right", &prepared.plan.slices));
+        assert!(!apart.plan.slices.is_empty() && apart.plan.steps.iter().all(|step| step.kernel() == "nest"));
     }
 }

@@ -3,15 +3,17 @@
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
-use einfall_cpu::device::{CpuDevice, CpuDeviceError};
+use einfall_cpu::device::CpuDevice;
 use einfall_plan::{Device, Machine};
+
+use crate::Error;
 
 /// The processor with all its threads, made at the first call. `EINFALL_THREADS` sets their number, `EINFALL_ISA` the
 /// instructions. Rates that `einfall machine` measured on this processor are used if they are there.
 ///
 /// # Errors
-/// When the environment asks for what this processor does not have.
-pub fn default_device() -> Result<&'static CpuDevice, CpuDeviceError> {
+/// [`Error::Environment`] and [`Error::Device`]: the environment asks for what this processor does not have.
+pub fn default_device() -> Result<&'static CpuDevice, Error> {
     static DEVICE: OnceLock<CpuDevice> = OnceLock::new();
     match DEVICE.get() {
         Some(device) => Ok(device),
@@ -23,31 +25,31 @@ pub fn default_device() -> Result<&'static CpuDevice, CpuDeviceError> {
 ///
 /// # Errors
 /// As [`default_device`].
-pub fn fresh_device() -> Result<CpuDevice, CpuDeviceError> {
+pub fn fresh_device() -> Result<CpuDevice, Error> {
     let device = CpuDevice::new(thread_count()?)?;
-    Ok(match measured_machine(device.machine()) {
+    Ok(match saved_machine(device.machine()) {
         Some(machine) => device.with_machine(machine),
         None => device,
     })
 }
 
-fn thread_count() -> Result<usize, CpuDeviceError> {
-    match std::env::var("EINFALL_THREADS") {
-        Err(_) => Ok(std::thread::available_parallelism().map_or(1, usize::from)),
-        Ok(text) => text.parse().ok().filter(|&count| (1..=1024).contains(&count)).ok_or_else(|| {
-            let reason = format!("`EINFALL_THREADS` is `{text}`, not a number from 1 to 1024");
-            CpuDeviceError::Threads { count: 0, reason }
-        }),
-    }
+/// Most threads that may be asked for.
+const MOST_THREADS: usize = 1024;
+
+fn thread_count() -> Result<usize, Error> {
+    let Some(text) = std::env::var_os("EINFALL_THREADS") else {
+        return Ok(std::thread::available_parallelism().map_or(1, |count| usize::from(count).min(MOST_THREADS)));
+    };
+    let count = text.to_str().and_then(|text| text.parse().ok()).filter(|count| (1..=MOST_THREADS).contains(count));
+    let wrong = || format!("`EINFALL_THREADS` is `{}`, not a number from 1 to {MOST_THREADS}", text.display());
+    count.ok_or_else(|| Error::Environment(wrong()))
 }
 
 /// Where measured rates of a machine are kept: under `XDG_CACHE_HOME`, else `~/.cache`. The name depends on the
 /// processor, its instructions and the number of threads.
 pub fn machine_cache_path(machine: &Machine) -> Option<PathBuf> {
-    let base = std::env::var_os("XDG_CACHE_HOME")
-        .map(PathBuf::from)
-        .filter(|path| path.is_absolute())
-        .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache")))?;
+    let folder = |variable| std::env::var_os(variable).map(PathBuf::from).filter(|path| path.is_absolute());
+    let base = folder("XDG_CACHE_HOME").or_else(|| Some(folder("HOME")?.join(".cache")))?;
     let name: String = format!("{}-{}-{}", machine.name, machine.isa, machine.threads)
         .chars()
         .map(|c| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' })
@@ -55,18 +57,11 @@ pub fn machine_cache_path(machine: &Machine) -> Option<PathBuf> {
     Some(base.join("einfall").join(format!("machine-{name}.json")))
 }
 
-/// Rates measured on a machine with this name; whatever cannot be read or is not plausible is ignored.
-fn measured_machine(estimate: &Machine) -> Option<Machine> {
+/// Rates that `einfall machine` measured on the processor that `estimate` describes, with as many threads. What cannot
+/// be read or is not plausible is ignored.
+pub fn saved_machine(estimate: &Machine) -> Option<Machine> {
     let text = std::fs::read_to_string(machine_cache_path(estimate)?).ok()?;
     let machine: Machine = serde_json::from_str(&text).ok()?;
     let same = machine.name == estimate.name && machine.isa == estimate.isa && machine.threads == estimate.threads;
-    let rates = [
-        machine.read_bytes_per_second,
-        machine.write_bytes_per_second,
-        machine.l2_bytes_per_second,
-        machine.l3_bytes_per_second,
-        machine.f32_flops_per_second,
-        machine.f64_flops_per_second,
-    ];
-    (same && rates.iter().all(|rate| rate.is_finite() && *rate > 1e6)).then_some(machine)
+    (same && machine.is_plausible()).then_some(machine)
 }

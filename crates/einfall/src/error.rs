@@ -24,7 +24,10 @@ pub enum Error {
     /// A shape, a stride or a buffer was refused.
     #[error(transparent)]
     Tensor(#[from] TensorError),
-    /// The default device could not be made.
+    /// A variable of the environment makes no sense.
+    #[error("{0}")]
+    Environment(String),
+    /// A device could not be made.
     #[error(transparent)]
     Device(#[from] CpuDeviceError),
 }

@@ -21,20 +21,26 @@
 //!
 //! A table is the argument right after the operand in which its bracket stands. [`Einsum`] is the same call with
 //! options; [`Einsum::plan`] gives a [`Prepared`] call to run many times, and its `Display` explains what it does.
+//!
+//! Tools that explain calls without data find here what they need of the stages behind: [`Argument`] for
+//! [`Einsum::plan_for`], the [`Axis`]es of an [`Equation`] and its [`Place`]s, the [`Problem`] and the [`Step`]s of a
+//! [`Plan`], and [`measure_machine`].
 
 mod call;
 mod device;
 mod error;
 
 pub use call::{Einsum, Prepared, einsum, einsum_into};
-pub use device::{default_device, fresh_device, machine_cache_path};
+pub use device::{default_device, fresh_device, machine_cache_path, saved_machine};
 pub use einfall_cpu::device::{CpuDevice, CpuDeviceError};
 pub use einfall_cpu::isa::Isa;
-pub use einfall_equation as equation;
-pub use einfall_equation::{Diagnostic, Equation, GradientError, ParseError, gradient};
+pub use einfall_cpu::measure::{Quantity, measure_machine};
+pub use einfall_equation::{
+    Axis, Diagnostic, Equation, GradientError, Label, ParseError, ParseErrorKind, Place, Span, gradient,
+};
 pub use einfall_plan::{
-    Argument, BindError, Bounds, Bytes, Cost, Device, Flops, LabelId, Machine, Order, Plan, PlanError, RunError,
-    Seconds, Slot, Step, Way,
+    Argument, BindError, Bounds, Bytes, Candidate, Contraction, Cost, Device, Estimate, Flops, KernelSpec, LabelId,
+    Machine, Order, Plan, PlanError, Problem, RunError, Seconds, Slot, Step, Term, Way,
 };
 pub use einfall_tensor::{Bool8, DType, Element, Layout, Tensor, TensorError, View, ViewMut, half, num_complex};
 pub use error::Error;

@@ -2,8 +2,7 @@
 //!
 //! Predicted times are left out, so that a better cost model changes a line here only where it changes a decision.
 
-use einfall::{CpuDevice, DType, Einsum, Isa, Layout, Machine, Way};
-use einfall_plan::Argument;
+use einfall::{Argument, CpuDevice, DType, Einsum, Isa, Layout, Machine, Way};
 use insta::assert_snapshot;
 
 fn device() -> CpuDevice {
@@ -127,7 +126,7 @@ fn the_equations_of_the_notation() {
     ");
     assert_snapshot!(plan("[e]d,[e]d->e", &[f32(&[300, 32]), i64(&[5000]), f32(&[300, 32]), i64(&[5000])]), @"
     d[e],d[e]->e   batch e=5000, contracted d=32
-      dots: stream
+      dots: gather
     ");
     assert_snapshot!(plan("td,[t]df->tf", &[f32(&[500, 64]), f32(&[8, 64, 128]), i64(&[500])]), @"
     td,df[t]->tf   batch t=500, right f=128, contracted d=64
@@ -229,6 +228,13 @@ fn several_steps() {
       nest: elementwise
     ij,jk->ik   left i=128, right k=64, contracted j=256
       gemm: gemm
+    ");
+    let keys = half(&[2, 300, 64]);
+    assert_snapshot!(plan("bqd,b[bqk]d->bqk", &[f32(&[2, 100, 64]), keys, i64(&[2, 100, 10])]), @"
+    bf16 to f32   left 021=38400
+      nest: elementwise
+    bqd,bd[bqk]->bqk   batch b=2 q=100, right k=10, contracted d=64
+      dots: gather
     ");
     let arguments = [f32(&[2, 100, 64]), f32(&[2, 300, 64]), i64(&[2, 100, 10]), f32(&[10, 5])];
     assert_snapshot!(plan("bqd,b[bqk]d,kf->bqf", &arguments), @"

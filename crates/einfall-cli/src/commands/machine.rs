@@ -17,11 +17,11 @@ pub(super) fn run(args: &MachineArgs, out: &mut dyn Write) -> Result<(), Failure
     // The device knows which instructions the environment asks for.
     let isa = match args.threads {
         Some(threads) => CpuDevice::new(threads).map_err(Error::from)?.isa(),
-        None => default_device().map_err(Error::from)?.isa(),
+        None => default_device()?.isa(),
     };
     let threads = match args.threads {
         Some(threads) => threads,
-        None => default_device().map_err(Error::from)?.machine().threads,
+        None => default_device()?.machine().threads,
     };
     let machine = host::measure(isa, threads, Duration::from_secs_f64(args.budget), args.json)?;
     let saved = if args.no_save { None } else { machine_cache_path(&machine) };

@@ -35,7 +35,7 @@ pub(super) fn run(args: &RunArgs, out: &mut dyn Write) -> Result<(), Failure> {
     if let Some(target) = &target {
         target.write(&result)?;
     }
-    let printed = target.is_none() && count(&result) <= MOST_PRINTED;
+    let printed = target.is_none() && is_short(result.shape());
     if args.json {
         let values = if printed { Some(nested(&elements(&result)?, result.shape())) } else { None };
         let document = json!({
@@ -59,7 +59,12 @@ pub(super) fn run(args: &RunArgs, out: &mut dyn Write) -> Result<(), Failure> {
 }
 
 fn count(tensor: &Tensor) -> usize {
-    tensor.shape().iter().product()
+    tensor.as_bytes().len() / tensor.dtype().bytes()
+}
+
+/// Whether a tensor is short to print: an empty one may still have very many empty lists.
+fn is_short(shape: &[usize]) -> bool {
+    shape.iter().fold(1, |brackets: usize, &len| brackets.saturating_mul(len.max(1))) <= MOST_PRINTED
 }
 
 /// Where the result goes.

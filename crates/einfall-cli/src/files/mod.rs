@@ -55,7 +55,7 @@ impl StoredArray {
     /// Number of elements.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.shape.iter().product()
+        self.bytes().len() / element_size(&self.dtype).unwrap_or(1)
     }
 
     /// Whether there is no element.
@@ -113,7 +113,7 @@ pub enum FileError {
         what: String,
     },
     /// An archive holds several arrays, or none of that name.
-    #[error("{what} in `{}`\nhint: it holds {}; write `{}:NAME`", path.display(), list(available), path.display())]
+    #[error("{what} in `{}`\nhint: {}", path.display(), holds(path, available))]
     Name {
         /// The file.
         path: PathBuf,
@@ -124,11 +124,16 @@ pub enum FileError {
     },
 }
 
+/// What an archive holds, and how to ask for it.
+fn holds(path: &Path, names: &[String]) -> String {
+    if names.is_empty() {
+        return "it holds no array".to_owned();
+    }
+    format!("it holds {}; write `{}:NAME`", list(names), path.display())
+}
+
 fn list(names: &[String]) -> String {
     const SHOWN: usize = 12;
-    if names.is_empty() {
-        return "no array".to_owned();
-    }
     let shown: Vec<_> = names.iter().take(SHOWN).map(|name| format!("`{name}`")).collect();
     let rest = names.len().saturating_sub(SHOWN);
     if rest == 0 { shown.join(", ") } else { format!("{} and {rest} more", shown.join(", ")) }
@@ -149,10 +154,13 @@ impl Format {
             "npy" => Ok(Self::Npy),
             "npz" => Ok(Self::Npz),
             "safetensors" => Ok(Self::Safetensors),
-            _ => Err(FileError::Unsupported {
-                path: path.to_owned(),
-                what: "the name must end in `.npy`, `.npz` or `.safetensors`".to_owned(),
-            }),
+            _ => {
+                let mut what = "the name must end in `.npy`, `.npz` or `.safetensors`".to_owned();
+                if end.starts_with("npy:") {
+                    what += "\nhint: a `.npy` file holds one array, which has no name";
+                }
+                Err(FileError::Unsupported { path: path.to_owned(), what })
+            }
         }
     }
 }
@@ -160,12 +168,10 @@ impl Format {
 /// Splits `archive.npz:name` into the path and the name; any other text is a path alone.
 #[must_use]
 pub fn split_name(spec: &str) -> (&Path, Option<&str>) {
-    if let Some((path, name)) = spec.rsplit_once(':')
-        && matches!(Format::of(Path::new(path)), Ok(Format::Npz | Format::Safetensors))
-    {
-        return (Path::new(path), Some(name));
-    }
-    (Path::new(spec), None)
+    // The first colon behind an archive's name: names of arrays may have colons, too.
+    let mut splits = spec.match_indices(':').map(|(at, _)| (Path::new(&spec[..at]), &spec[at + 1..]));
+    let archive = splits.find(|(path, _)| matches!(Format::of(path), Ok(Format::Npz | Format::Safetensors)));
+    archive.map_or((Path::new(spec), None), |(path, name)| (path, Some(name)))
 }
 
 /// Checks that the name of a file to be written ends in a format, before anything is computed for it.

@@ -13,6 +13,9 @@ use super::{ArrayRef, Described, FileError, StoredArray, finish};
 /// The limit of the format's own library.
 const MAX_HEADER: usize = 100_000_000;
 
+/// What the header calls its free text.
+const METADATA: &str = "__metadata__";
+
 const DTYPES: [(&str, Dtype); 14] = [
     ("bool", Dtype::BOOL),
     ("i8", Dtype::I8),
@@ -94,6 +97,10 @@ pub(super) fn write(path: &Path, arrays: &[(&str, ArrayRef<'_>)]) -> Result<(), 
             what: format!("a `.safetensors` file cannot hold dtype `{}`", array.dtype),
         })?;
         sorted.push((*name, dtype.1, array));
+    }
+    if sorted.iter().any(|(name, ..)| *name == METADATA) {
+        let what = format!("the format keeps the name `{METADATA}` for itself");
+        return Err(FileError::Unsupported { path: path.to_owned(), what });
     }
     let mut seen = HashSet::new();
     if let Some((twice, ..)) = sorted.iter().find(|(name, ..)| !seen.insert(*name)) {

@@ -32,12 +32,12 @@ impl Storage {
 #[allow(unsafe_code)]
 pub(super) fn map(path: &Path) -> Result<Storage, FileError> {
     let io = |action| move |source| FileError::Io { action, path: path.to_owned(), source };
-    let file = File::open(path).map_err(io("open"))?;
-    let about = file.metadata().map_err(io("open"))?;
-    if !about.is_file() {
+    // Asked before it is opened: opening a pipe waits for somebody to write into it.
+    if !fs::metadata(path).map_err(io("open"))?.is_file() {
         return Err(FileError::Unsupported { path: path.to_owned(), what: "it is not a regular file".to_owned() });
     }
-    if about.len() == 0 {
+    let file = File::open(path).map_err(io("open"))?;
+    if file.metadata().map_err(io("open"))?.len() == 0 {
         // An empty file has no pages to map.
         return Ok(Storage::Owned(Vec::new()));
     }

@@ -378,6 +378,20 @@ np.save('object.npy', np.array([None]), allow_pickle=True)
 }
 
 #[test]
+fn names_may_hold_colons_and_not_every_name_is_free() {
+    let folder = tempfile::tempdir().unwrap();
+    let scalar = ArrayRef { dtype: "f32", shape: &[], bytes: &[0; 4] };
+    for name in ["a.npz", "a.safetensors"] {
+        let path = folder.path().join(name);
+        write(&path, &[("x:y", scalar)]).unwrap();
+        assert!(read(&format!("{}:x:y", path.display())).is_ok(), "{name}");
+    }
+    assert_eq!(split_name("dir:a.npz:x:y"), (Path::new("dir:a.npz"), Some("x:y")));
+    let error = write(&folder.path().join("b.safetensors"), &[("__metadata__", scalar)]).unwrap_err();
+    assert!(error.to_string().contains("keeps the name `__metadata__` for itself"), "{error}");
+}
+
+#[test]
 fn numpy_reads_our_files() {
     let folder = tempfile::tempdir().unwrap();
     for (code, dtype) in NPY_DTYPES {

@@ -4,20 +4,24 @@
 //! rows once from memory, and each row once from the cache that holds them.
 
 use einfall_plan::pattern::{RowAxpys, Side, row_axpys};
-use einfall_plan::{Access, Contraction, Cost, Estimate, Machine, Role, Way};
+use einfall_plan::{Contraction, Cost, Estimate, Machine, Role, Way};
 use einfall_tensor::{Element, with_element};
 use smallvec::SmallVec;
 
-use super::source::{Filled, RowOffsets, Source};
+use super::source::{Filled, Head, Heads, RowOffsets, Source, Start};
 use super::{Run, rows_cost};
 use crate::kernels::rows::{AxpyList, RowElement, row_axpys as add_rows};
 use crate::scalar::Scalar;
 use crate::walk::{BadTable, Walk};
 
-/// Rows whose offsets and weights are kept at once.
+/// Rows whose offsets and weights are kept at once: a third of a small L1.
 const BLOCK: usize = 1024;
-/// Rows for which nothing is allocated.
-const SHORT: usize = 32;
+/// Rows of one list that are added up before those of the next ones.
+const ROWS: usize = 128;
+/// Rows of all lists for which nothing is allocated.
+const SHORT: usize = 64;
+/// Lists that are handed to the row kernel at once.
+const LISTS: usize = 64;
 /// Elements of a row that one task sums at most, so that few long rows still keep all threads busy.
 const COLUMNS: usize = 512;
 
@@ -34,6 +38,10 @@ pub fn estimate(contraction: &Contraction, machine: &Machine) -> Result<Estimate
     let d = contraction.loops[pattern.inner].len as f64;
     if d < 4.0 {
         return Err("rows are too short".into());
+    }
+    let others = contraction.right.as_ref().and_then(|_| pattern.rows.other().of(contraction));
+    if ![Some(rows), others].into_iter().flatten().all(|access| Source::is_handled(access, pattern.row_loop)) {
+        return Err("too many lookups move together".into());
     }
     let way = match Source::of(rows, pattern.row_loop) {
         Source::Strided(_) => Way::Stream,
@@ -124,103 +132,110 @@ where
         Side::Right => (run.right.cast(), run.left.cast()),
         Side::Left => (run.left.cast(), run.right.cast()),
     };
-    let none = Access::default();
     let accesses = [rows, weights.unwrap_or(rows), &contraction.out];
     let mut walk = Walk::new(accesses, outer.iter().copied(), run.tables, contraction.bounds);
     walk.seek(range.start / strips);
-    // Without further summed loops there is nothing to walk.
-    let mut turn =
-        (!turns.is_empty()).then(|| Walk::new(accesses, turns.iter().copied(), run.tables, contraction.bounds));
-    let turn_count = turn.as_ref().map_or(1, Walk::count);
+    let mut turn = Walk::new(accesses, turns.iter().copied(), run.tables, contraction.bounds);
+    let turn_count = turn.count();
     let row_loop = pattern.row_loop;
-    let source = RowOffsets::new(rows, row_loop, run.tables, contraction.bounds, run.isa);
-    let weighing = weights.unwrap_or(&none);
-    let weight_source =
-        weights.map(|weights| RowOffsets::new(weights, row_loop, run.tables, contraction.bounds, run.isa));
+    let source = |access| RowOffsets::new(access, row_loop, run.tables, contraction.bounds, run.isa);
+    let source = Heads::new(source(rows), weights.map(source), &contraction.out, walk.fastest());
     let (len, d) = (contraction.loops[row_loop].len, contraction.loops[pattern.inner].len);
     let width = COLUMNS.min(d);
     let out_stride = contraction.out.strides[pattern.inner];
     let out = run.out.cast::<U>();
     let direct = out_stride == 1 && U::DTYPE == <T as Scalar>::Acc::DTYPE && out.is_aligned();
 
-    // Stored rows lie at the same offsets in every list.
-    let plain_weights = weight_source.as_ref().is_none_or(|weights| matches!(weights.source(), Source::Strided(_)));
-    let repeats = matches!(source.source(), Source::Strided(_)) && plain_weights && len <= BLOCK;
-    let mut fixed = None;
+    // Sums are added up side by side, a block of each one's rows at a time.
+    let together = if turn_count == 1 && strips == 1 { (BLOCK / len.clamp(1, ROWS)).min(LISTS) } else { 1 };
+    let block = BLOCK / together;
     // As long as needed: to clear whole blocks takes longer than a small product.
-    let block = BLOCK.min(len);
-    let mut offsets: SmallVec<[isize; SHORT]> = SmallVec::from_elem(0, block);
-    let mut positions: SmallVec<[u32; SHORT]> = SmallVec::from_elem(0, block);
-    let mut gathered: SmallVec<[T; SHORT]> = SmallVec::from_elem(T::default(), block);
-    let mut sums = vec![<T as Scalar>::ZERO; if direct { 0 } else { width }];
-    for flat in range {
-        let start = flat % strips * COLUMNS;
-        let columns = COLUMNS.min(d - start);
-        // SAFETY: `bound`: the walks, the strip and each block are within the loops.
-        unsafe {
-            let to = out.offset(walk.plain_offset(2) + start as isize * out_stride);
-            let acc: *mut <T as Scalar>::Acc = if direct { to.cast() } else { sums.as_mut_ptr() };
-            let mut accumulate = false;
-            if let Some(turn) = &mut turn {
-                turn.follow(&walk);
+    let most = together.min(range.len());
+    let needed = most * block.min(len);
+    let mut offsets: SmallVec<[isize; SHORT]> = SmallVec::from_elem(0, needed);
+    let mut positions: SmallVec<[u32; SHORT]> = SmallVec::from_elem(0, block.min(len));
+    let mut gathered: SmallVec<[T; SHORT]> = SmallVec::from_elem(T::default(), needed);
+    let (offsets, gathered) = (offsets.as_mut_ptr(), gathered.as_mut_ptr());
+    let mut sums = vec![<T as Scalar>::ZERO; if direct { 0 } else { width * together }];
+    let sums = sums.as_mut_ptr();
+    let mut targets: Vec<*mut U> = Vec::with_capacity(most);
+    let mut heads: Vec<Head> = Vec::with_capacity(most);
+    let mut lists: Vec<AxpyList<T>> = Vec::with_capacity(most);
+    let mut flat = range.start;
+    while flat < range.end {
+        let size = together.min(range.end - flat);
+        let column = flat % strips * COLUMNS;
+        let columns = COLUMNS.min(d - column);
+        let target = |to: isize| out.wrapping_offset(to + column as isize * out_stride);
+        targets.clear();
+        if turn_count != 1 || strips != 1 {
+            turn.follow(&walk);
+            targets.push(target(walk.plain_offset(2)));
+            if (flat + 1).is_multiple_of(strips) {
+                walk.step();
             }
-            for _ in 0..turn_count {
-                let here = turn.as_ref().unwrap_or(&walk);
-                let base = source.base(here, 0)?;
-                let weight_base = match &weight_source {
-                    Some(weights) => weights.base(here, 1)?,
-                    None => Some(0),
-                };
-                if let (Some(base), Some(weight_base)) = (base, weight_base) {
-                    for first in (0..len).step_by(BLOCK) {
-                        let count = BLOCK.min(len - first);
-                        let list = &mut offsets[..count];
-                        let filled = match fixed {
-                            Some(filled) => filled,
-                            None => source.fill(here, 0, first, list, &mut positions[..count])?,
-                        };
-                        fixed = repeats.then_some(filled);
-                        let weights = Weights {
-                            access: weighing,
-                            source: weight_source.as_ref(),
-                            data: weight_data,
-                            base: weight_base,
-                        };
-                        let (count, weights) =
-                            weights.load(here, first, count, filled, list, &mut positions, &mut gathered)?;
-                        let rows = row_data.offset(base + start as isize);
-                        let list = AxpyList::<T> { weights, offsets: offsets.as_ptr(), count, acc };
-                        add_rows(run.isa, rows, columns, &[list], accumulate);
-                        accumulate = true;
+        }
+        for turn_number in 0..turn_count {
+            // SAFETY: `bound`: the walks are within the loops.
+            unsafe {
+                if turn_count == 1 && strips == 1 {
+                    source.read(&mut walk, size, &mut heads)?;
+                    targets.extend(heads.iter().map(|head| target(head.to)));
+                } else {
+                    source.read(&mut turn, 1, &mut heads)?;
+                }
+            }
+            for first in (0..len).step_by(block) {
+                let count = block.min(len - first);
+                lists.clear();
+                // SAFETY: `bound`: the block is within the loop; each list has a part of the buffers to itself.
+                unsafe {
+                    let room = std::slice::from_raw_parts_mut(offsets, needed);
+                    let all = count == len && source.fill_all(&heads, count, room)?;
+                    for (at, head) in heads.iter().enumerate() {
+                        let acc = if direct { targets[at].cast() } else { sums.wrapping_add(at * width) };
+                        let room = offsets.add(at * count);
+                        let mut list = AxpyList { weights: weight_data, rows: row_data, offsets: room, count: 0, acc };
+                        if let (Some(start), Some(weight_start)) = (&head.rows, &head.other) {
+                            let offsets = std::slice::from_raw_parts_mut(room, count);
+                            let filled = match all {
+                                true => Filled::All,
+                                false => source.rows.fill(start, first, offsets, &mut positions[..count])?,
+                            };
+                            let gathered = std::slice::from_raw_parts_mut(gathered.add(at * count), count);
+                            let weights = Weights { source: source.other.as_ref(), data: weight_data };
+                            (list.count, list.weights) =
+                                weights.load(weight_start, first, filled, offsets, &positions, gathered)?;
+                            list.rows = row_data.wrapping_offset(start.base + column as isize);
+                        }
+                        lists.push(list);
                     }
                 }
-                turn.iter_mut().for_each(Walk::step);
+                // SAFETY: every list was made from offsets within the rows' view; each has sums of its own.
+                unsafe { add_rows(run.isa, columns, &lists, turn_number > 0 || first > 0) };
             }
-            if !accumulate {
-                for i in 0..columns {
-                    acc.add(i).write(<T as Scalar>::ZERO);
-                }
-            }
-            if !direct {
-                for (i, &sum) in sums[..columns].iter().enumerate() {
-                    to.offset(i as isize * out_stride).write_unaligned(U::narrow(sum));
+        }
+        if !direct {
+            for (at, &to) in targets.iter().enumerate() {
+                for j in 0..columns {
+                    // SAFETY: `bound`: the strip is within the output, and its sums were just written.
+                    unsafe {
+                        let sum = *sums.add(at * width + j);
+                        to.offset(j as isize * out_stride).write_unaligned(U::narrow(sum));
+                    }
                 }
             }
         }
-        if (flat + 1) % strips == 0 {
-            walk.step();
-        }
+        flat += size;
     }
     Ok(())
 }
 
 /// The weights of a run of rows.
 struct Weights<'a, T> {
-    access: &'a Access,
     /// `None` for a single input: every weight is one.
     source: Option<&'a RowOffsets<'a>>,
     data: *const T,
-    base: isize,
 }
 
 impl<T: Scalar> Weights<'_, T> {
@@ -228,54 +243,55 @@ impl<T: Scalar> Weights<'_, T> {
     ///
     /// # Safety
     /// As [`RowOffsets::fill`].
-    unsafe fn load<const N: usize>(
+    unsafe fn load(
         &self,
-        turn: &Walk<'_, N>,
+        start: &Start,
         first: usize,
-        count: usize,
         filled: Filled,
         offsets: &mut [isize],
-        positions: &mut [u32],
+        positions: &[u32],
         gathered: &mut [T],
     ) -> Result<(usize, *const T), BadTable> {
+        let count = offsets.len();
         let found = if let Filled::Some(found) = filled { found } else { count };
         let Some(source) = self.source else {
             gathered[..found].fill(T::narrow(T::ONE));
             return Ok((found, gathered.as_ptr()));
         };
+        let position = |filled: Filled, positions: &[u32], i: usize| match filled {
+            Filled::All => i,
+            Filled::Some(_) => positions[i] as usize,
+        };
         // SAFETY: by the caller.
         unsafe {
+            let data = self.data.wrapping_offset(start.base);
             if let Source::Strided(stride) = source.source() {
-                let start = self.data.offset(self.base + first as isize * stride);
-                if filled == Filled::All && stride == 1 && start.is_aligned() {
-                    return Ok((found, start));
+                let from = data.wrapping_offset(first as isize * stride);
+                let skipped = position(filled, positions, 0).min(count);
+                let in_a_row = found == 0 || position(filled, positions, found - 1) + 1 - skipped == found;
+                if in_a_row && stride == 1 && from.is_aligned() {
+                    return Ok((found, from.add(if found == 0 { 0 } else { skipped })));
                 }
                 for (i, weight) in gathered[..found].iter_mut().enumerate() {
-                    let at = if filled == Filled::All { i } else { positions[i] as usize };
-                    *weight = start.offset(at as isize * stride).read_unaligned();
+                    *weight = from.offset(position(filled, positions, i) as isize * stride).read_unaligned();
                 }
                 return Ok((found, gathered.as_ptr()));
             }
             // Weights that are looked up themselves: keep the rows whose weight is there too.
             let mut weight_offsets = [0isize; BLOCK];
             let mut weight_positions = [0u32; BLOCK];
-            debug_assert!(!self.access.is_plain());
-            let weight_filled =
-                source.fill(turn, 1, first, &mut weight_offsets[..count], &mut weight_positions[..count])?;
+            let (weight_offsets, weight_positions) = (&mut weight_offsets[..count], &mut weight_positions[..count]);
+            let weight_filled = source.fill(start, first, weight_offsets, weight_positions)?;
             let weight_count = if let Filled::Some(found) = weight_filled { found } else { count };
-            let position = |filled: Filled, positions: &[u32], i: usize| match filled {
-                Filled::All => i as u32,
-                Filled::Some(_) => positions[i],
-            };
             let (mut kept, mut w) = (0, 0);
             for i in 0..found {
                 let at = position(filled, positions, i);
-                while w < weight_count && position(weight_filled, &weight_positions, w) < at {
+                while w < weight_count && position(weight_filled, weight_positions, w) < at {
                     w += 1;
                 }
-                if w < weight_count && position(weight_filled, &weight_positions, w) == at {
+                if w < weight_count && position(weight_filled, weight_positions, w) == at {
                     offsets[kept] = offsets[i];
-                    gathered[kept] = self.data.offset(self.base + weight_offsets[w]).read_unaligned();
+                    gathered[kept] = data.offset(weight_offsets[w]).read_unaligned();
                     kept += 1;
                 }
             }

@@ -5,21 +5,22 @@
 //! covers the band of a few neighbouring queries.
 
 use einfall_plan::pattern::{DenseTile, Moved, RowDots, Side, dense_tile, row_dots};
-use einfall_plan::{Bounds, Contraction, Cost, Estimate, Machine, Way};
-use einfall_tensor::DType;
+use einfall_plan::{Access, Bounds, Contraction, Cost, Estimate, Machine, Way};
+use einfall_tensor::{DType, Element};
 
 use super::Run;
+use super::dots::store;
 use super::gemm::{Accum, Blocking, Caches, Scratch, gemm, gemm_prepacked, pack_right, packed_right_len};
+use super::source::inside;
+use crate::kernels::through;
 use crate::kernels::tile::TileElement;
-use crate::load::{load_offsets, load_offsets_skip};
+use crate::load::pick;
 use crate::pack::{Matrix, MatrixMut, Offsets};
 use crate::scalar::Scalar;
 use crate::walk::{BadTable, Walk};
 
 /// Queries of a band's tile: one vector register of f32 on the widest machines.
-const BAND: usize = 32;
-/// Table entries that are turned into offsets at once.
-const BLOCK: usize = 1024;
+pub(super) const BAND: usize = 32;
 
 fn matched(contraction: &Contraction) -> Result<(RowDots, usize, DenseTile), String> {
     let dots = row_dots(contraction)?;
@@ -33,6 +34,23 @@ fn matched(contraction: &Contraction) -> Result<(RowDots, usize, DenseTile), Str
 /// Queries whose scores (or weights) over all rows fill a quarter of the second-level cache, a multiple of 8.
 pub(super) fn tile_rows(machine: &Machine, columns: usize, bytes: usize) -> usize {
     (machine.l2_bytes / 4 / (columns.max(1) * bytes)).min(64) / 8 * 8
+}
+
+/// Positions that a tile of [`BAND`] neighbouring queries covers.
+pub(super) fn band(contraction: &Contraction, rows: &Access, at: usize, row_loop: usize, tile_loop: usize) -> f64 {
+    let window = &rows.windows[at];
+    let reach = |at: usize, steps: usize| window.coefficients[at].unsigned_abs() as f64 * steps as f64;
+    let keys = contraction.loops[row_loop].len.saturating_sub(1);
+    (1.0 + reach(row_loop, keys) + reach(tile_loop, BAND - 1)).min(window.len as f64)
+}
+
+/// Positions that some queries reach from `start` on, clipped to the axis: steps and their number, of queries and keys.
+pub(super) fn reach(start: i64, queries: (i64, usize), keys: (i64, usize), len: usize) -> std::ops::Range<usize> {
+    let far = |(by, count): (i64, usize)| by * (count as i64 - 1);
+    let (query, key) = (far(queries), far(keys));
+    let clip = |position: i64| position.clamp(0, len as i64) as usize;
+    let low = clip(start + query.min(0) + key.min(0));
+    low..clip(start + query.max(0) + key.max(0) + 1).max(low)
 }
 
 /// What the kernel would cost.
@@ -57,6 +75,9 @@ pub fn estimate(contraction: &Contraction, machine: &Machine) -> Result<Estimate
     let (way, covered, scratch) = match tile.moved {
         Moved::Lookup(at) => {
             let n = rows.lookups[at].len;
+            if n == 0 {
+                return Err("there are no rows".into());
+            }
             if tile_rows(machine, n, accumulator) < 8 {
                 return Err("a tile over all rows does not fit the cache".into());
             }
@@ -64,10 +85,7 @@ pub fn estimate(contraction: &Contraction, machine: &Machine) -> Result<Estimate
             (Way::DenseSelect, n as f64, scratch)
         }
         Moved::Window(at) => {
-            let reach =
-                |loop_at: usize, steps: f64| rows.windows[at].coefficients[loop_at].unsigned_abs() as f64 * steps;
-            let band = 1.0 + reach(row_loop, len(row_loop) - 1.0) + reach(tile.tile_loop, BAND as f64 - 1.0);
-            let covered = band.min(rows.windows[at].len as f64);
+            let covered = band(contraction, rows, at, row_loop, tile.tile_loop);
             if covered * BAND as f64 * accumulator as f64 > machine.l2_bytes as f64 / 2.0 {
                 return Err("a tile over the band does not fit the cache".into());
             }
@@ -76,12 +94,13 @@ pub fn estimate(contraction: &Contraction, machine: &Machine) -> Result<Estimate
         }
     };
     let threads = machine.threads as f64;
-    let flops = 2.0 * lists * covered * (d + 6.0);
+    let flops = 2.0 * lists * covered * if way == Way::DenseSelect { d } else { d + 6.0 };
     let compute = flops / (machine.flops_per_second(contraction.dtype) * 0.8);
     let pack = if way == Way::DenseSelect { lists / queries * covered * d * 0.3e-9 / threads } else { 0.0 };
-    let select = (wanted * 0.45e-9 + lists * 15e-9) / threads;
+    let each = if way == Way::DenseSelect { 0.15e-9 } else { 0.2e-9 };
+    let select = (wanted * each + lists * 10e-9) / threads;
     let bytes = super::distinct_bytes(contraction);
-    let seconds = (compute + pack + select).max(bytes / machine.read_bytes_per_second);
+    let seconds = compute + pack + select + super::stream_seconds(bytes, machine) + machine.fork_seconds;
     let workspace_bytes = machine.threads * (scratch + machine.l2_bytes) + (1 << 16);
     Ok(Estimate { way, cost: Cost { flops, bytes, seconds }, workspace_bytes })
 }
@@ -163,7 +182,7 @@ where
         batches * parts,
         1,
         run.serial_seconds,
-        || Tile { packed: Vec::new(), scores: Vec::new(), scratch: Scratch::new() },
+        || Tile { packed: Vec::new(), scores: Vec::new(), picked: Vec::new(), scratch: Scratch::new() },
         |state, range| {
             for flat in range {
                 let mut walk =
@@ -188,6 +207,7 @@ where
 struct Tile<A> {
     packed: Vec<A>,
     scores: Vec<A>,
+    picked: Vec<A>,
     scratch: Scratch,
 }
 
@@ -252,8 +272,9 @@ where
             let height = tile_rows(run.machine, n, size_of::<<T as Scalar>::Acc>());
             let scores = reserve(&mut state.scores, height * n);
             let step = vectors.strides[self.tile.tile_loop];
-            let mut offsets = [0isize; BLOCK];
-            let mut positions = [0u32; BLOCK];
+            let direct = out_stride == 1 && U::DTYPE == <T as Scalar>::Acc::DTYPE && out.is_aligned();
+            let past = direct && super::is_past_caches(run, size_of::<U>());
+            let in_place = direct && !past;
             let mut first = span.start;
             while first < span.end {
                 let m = height.min(span.end - first);
@@ -279,31 +300,22 @@ where
                     let query = (first + i) as isize;
                     let entry = walk.entry(0, at) + query * lookup.table_strides[self.tile.tile_loop];
                     let to = out.offset(walk.plain_offset(2) + query * contraction.out.strides[self.tile.tile_loop]);
-                    let from = scores.add(i * n);
-                    for start in (0..count).step_by(BLOCK) {
-                        let len = BLOCK.min(count - start);
-                        let stride = lookup.table_strides[self.row_loop];
-                        let run_of = run.tables[lookup.table].run(entry + start as isize * stride, stride);
-                        let to = to.offset(start as isize * out_stride);
-                        if contraction.bounds == Bounds::Error {
-                            load_offsets(run.isa, run_of, len, n, 1, &mut offsets).map_err(|_| BadTable)?;
-                            pick::<U>(from, &offsets[..len], to, out_stride);
-                        } else {
-                            let found = load_offsets_skip(run.isa, run_of, len, n, 1, &mut offsets, &mut positions);
-                            if found < len {
-                                (0..len).for_each(|k| {
-                                    to.offset(k as isize * out_stride).write_unaligned(U::narrow(U::ZERO))
-                                });
-                            }
-                            for (&offset, &position) in offsets[..found].iter().zip(&positions[..found]) {
-                                let value = U::narrow(*from.offset(offset));
-                                to.offset(position as isize * out_stride).write_unaligned(value);
-                            }
-                        }
+                    let stride = lookup.table_strides[self.row_loop];
+                    let entries = run.tables[lookup.table].run(entry, stride);
+                    let picked = if in_place { to.cast() } else { reserve(&mut state.picked, count) };
+                    let valid = pick(run.isa, entries, count, n, scores.add(i * n), picked);
+                    if !valid && contraction.bounds == Bounds::Error {
+                        return Err(BadTable);
+                    }
+                    if past {
+                        through::copy(run.isa, picked, to.cast(), count);
+                    } else if !in_place {
+                        store(std::slice::from_raw_parts(picked, count), to, out_stride);
                     }
                 }
                 first += m;
             }
+            through::done();
         }
         Ok(())
     }
@@ -333,17 +345,14 @@ where
                 return self.zeros::<U>(walk, span);
             };
             let step = vectors.strides[self.tile.tile_loop];
+            let direct = out_stride == 1 && U::DTYPE == <T as Scalar>::Acc::DTYPE;
+            let past = direct && super::is_past_caches(run, size_of::<U>());
             let mut first = span.start;
             while first < span.end {
                 let m = BAND.min(span.end - first);
                 let start = walk.window(0, at) + by_query * first as i64;
-                // Positions that this block of queries reaches, clipped to the axis.
-                let corners =
-                    [0, by_query * (m as i64 - 1)].map(|q| [start + q, start + q + by_key * (count as i64 - 1)]);
-                let low = corners.iter().flatten().copied().min().expect("corners").clamp(0, window.len as i64);
-                let high =
-                    (corners.iter().flatten().copied().max().expect("corners") + 1).clamp(low, window.len as i64);
-                let height = (high - low) as usize;
+                let reached = reach(start, (by_query, m), (by_key, count), window.len);
+                let (low, height) = (reached.start as i64, reached.len());
                 let scores = reserve(&mut state.scores, height.max(1) * BAND);
                 let base = self.row_data.offset(walk.plain_offset(0) + low as isize * window.stride);
                 let a = Matrix { ptr: base, rows: Offsets::Strided(window.stride), cols: Offsets::Strided(1) };
@@ -370,18 +379,22 @@ where
                     let query = (first + i) as isize;
                     let to = out.offset(walk.plain_offset(2) + query * contraction.out.strides[self.tile.tile_loop]);
                     let first_position = start + by_query * i as i64 - low;
-                    for k in 0..count {
-                        let position = first_position + by_key * k as i64;
-                        let value = if (position as u64) < height as u64 {
-                            *scores.add(position as usize * BAND + i)
-                        } else {
-                            <T as Scalar>::ZERO
-                        };
-                        to.offset(k as isize * out_stride).write_unaligned(U::narrow(value));
+                    let there = inside(first_position, by_key, count, height);
+                    let target = to;
+                    // Column i of the tile, from the first position that is there on.
+                    let from = scores.wrapping_offset((first_position as isize) * BAND as isize).wrapping_add(i);
+                    let to = if past { reserve(&mut state.picked, count).cast() } else { to };
+                    let write = |k: usize, value| to.offset(k as isize * out_stride).write_unaligned(U::narrow(value));
+                    (0..there.start).chain(there.end..count).for_each(|k| write(k, <T as Scalar>::ZERO));
+                    let step = by_key as isize * BAND as isize;
+                    there.for_each(|k| write(k, *from.wrapping_offset(k as isize * step)));
+                    if past {
+                        through::copy(run.isa, to.cast_const(), target, count);
                     }
                 }
                 first += m;
             }
+            through::done();
         }
         Ok(())
     }
@@ -402,24 +415,5 @@ where
             }
         }
         Ok(())
-    }
-}
-
-/// `to[k] = from[offsets[k]]`.
-///
-/// # Safety
-/// Offsets are within `from`, the run within the output.
-unsafe fn pick<U: Scalar>(from: *const U::Acc, offsets: &[isize], to: *mut U, stride: isize) {
-    // SAFETY: by the caller.
-    unsafe {
-        if stride == 1 {
-            for (k, &offset) in offsets.iter().enumerate() {
-                to.add(k).write_unaligned(U::narrow(*from.offset(offset)));
-            }
-        } else {
-            for (k, &offset) in offsets.iter().enumerate() {
-                to.offset(k as isize * stride).write_unaligned(U::narrow(*from.offset(offset)));
-            }
-        }
     }
 }

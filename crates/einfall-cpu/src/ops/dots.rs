@@ -7,18 +7,19 @@ use einfall_plan::pattern::{RowDots, row_dots};
 use einfall_plan::{Contraction, Cost, Estimate, Machine, Way};
 use einfall_tensor::{Element, with_element};
 
-use super::source::{Filled, RowOffsets, Source};
+use super::source::{Filled, Head, Heads, RowOffsets, Source};
 use super::{Run, rows_cost};
 use crate::kernels::rows::{
     DotList, PairedDots, RowElement, StridedDots, paired_dots, row_dots as dot_rows, row_dots_strided,
 };
+use crate::kernels::through;
 use crate::scalar::Scalar;
 use crate::walk::{BadTable, Walk};
 
-/// Rows whose offsets are kept at once: 16 KiB, half of a small L1.
-const BLOCK: usize = 2048;
+/// Rows whose offsets are kept at once: 4 KiB, so that the L1 is left to the rows.
+const BLOCK: usize = 512;
 /// Lists that are handed to the row kernel at once.
-const LISTS: usize = 256;
+const LISTS: usize = 64;
 /// Lists of stored rows that are handed to it at once: enough to share a call, few enough that results stay in order.
 const STORED_LISTS: usize = 16;
 
@@ -32,11 +33,14 @@ pub fn estimate(contraction: &Contraction, machine: &Machine) -> Result<Estimate
         return Err(format!("does not write {}", contraction.out_dtype));
     }
     let rows = pattern.rows.of(contraction).expect("matched");
-    let way = match pattern.row_loop.map(|at| Source::of(rows, at)) {
-        Some(Source::Lookup(_) | Source::Mixed) => Way::Gather,
-        Some(Source::Window(_)) => Way::Gather,
-        _ => Way::Stream,
+    if pattern.row_loop.is_some_and(|at| !Source::is_handled(rows, at)) {
+        return Err("too many lookups move together".into());
+    }
+    let stored = match pattern.row_loop {
+        Some(at) => matches!(Source::of(rows, at), Source::Strided(_)),
+        None => rows.is_plain(),
     };
+    let way = if stored { Way::Stream } else { Way::Gather };
     let d = contraction.loops[pattern.inner].len as f64;
     let count = contraction.flops() / 2.0 / d.max(1.0);
     let lists = count / pattern.row_loop.map_or(1.0, |at| contraction.loops[at].len as f64);
@@ -195,66 +199,86 @@ where
     let accesses = [rows, vector, &contraction.out];
     let mut walk = Walk::new(accesses, outer.iter().copied(), run.tables, contraction.bounds);
     walk.seek(range.start / chunks);
-    let source = RowOffsets::new(rows, row_loop, run.tables, contraction.bounds, run.isa);
+    let source = |access| RowOffsets::new(access, row_loop, run.tables, contraction.bounds, run.isa);
+    let source = Heads::new(source(rows), Some(source(vector)), &contraction.out, walk.fastest());
     let (len, d) = (contraction.loops[row_loop].len, contraction.loops[pattern.inner].len);
     let out_stride = contraction.out.strides[row_loop];
     let out = run.out.cast::<U>();
     let direct = out_stride == 1 && U::DTYPE == <T as Scalar>::Acc::DTYPE && out.is_aligned();
 
+    // What does not fit the caches is better written past them: nobody finds it there.
+    let past = direct && super::is_past_caches(run, size_of::<U>());
+
+    // Short lists are taken many at a time, long ones in chunks.
+    let together = if chunks == 1 { (BLOCK / len.max(1)).clamp(1, LISTS) } else { 1 };
+    let mut heads: Vec<Head> = Vec::with_capacity(together);
+    let mut lists: Vec<DotList<T>> = Vec::with_capacity(together);
+    let mut filled: Vec<Filled> = Vec::with_capacity(together);
     let mut offsets = [0isize; BLOCK];
     let mut positions = [0u32; BLOCK];
     let mut results = [<T as Scalar>::ZERO; BLOCK];
-    let mut lists: Vec<DotList<T>> = Vec::with_capacity(LISTS);
-    let mut used = 0;
-    // Where each list's results go, when they do not go straight to the output.
-    for flat in range {
-        let start = flat % chunks * BLOCK;
-        let count = BLOCK.min(len - start);
-        if used + count > BLOCK || lists.len() == LISTS {
-            // SAFETY: every list was made from offsets within the rows' view.
-            unsafe { dot_rows(run.isa, row_data, d, &lists) };
-            lists.clear();
-            used = 0;
-        }
-        // SAFETY: `bound`: the walk and the chunk are within the loops.
+    let (offsets, results) = (offsets.as_mut_ptr(), results.as_mut_ptr());
+    let mut flat = range.start;
+    while flat < range.end {
+        let first = flat % chunks * BLOCK;
+        let count = BLOCK.min(len - first);
+        // SAFETY: `bound`: the lists and the chunk are within the loops; each list has a part of the buffers to itself.
         unsafe {
-            let to = out.offset(walk.plain_offset(2) + start as isize * out_stride);
-            let filled = match (source.base(&walk, 0)?, walk.offset(1)?) {
-                (Some(base), Some(x)) => {
-                    let list = &mut offsets[used..used + count];
-                    let filled = source.fill(&walk, 0, start, list, &mut positions[..count])?;
-                    let found = if let Filled::Some(found) = filled { found } else { count };
-                    list[..found].iter_mut().for_each(|offset| *offset += base);
-                    Some((filled, found, vector_data.offset(x)))
-                }
-                _ => None,
-            };
-            match filled {
-                Some((Filled::All, _, x)) if direct => {
-                    lists.push(DotList { x, offsets: offsets[used..].as_ptr(), count, out: to.cast() });
-                    used += count;
-                }
-                Some((filled, found, x)) => {
-                    let list =
-                        DotList { x, offsets: offsets[used..].as_ptr(), count: found, out: results.as_mut_ptr() };
-                    dot_rows(run.isa, row_data, d, &[list]);
-                    if let Filled::Some(_) = filled {
-                        spread(&mut results[..count], &positions[..found]);
+            if first == 0 {
+                source.read(&mut walk, together.min(range.end - flat), &mut heads)?;
+            } else if heads.is_empty() {
+                source.read(&mut walk, 1, &mut heads)?;
+            }
+            let all = chunks == 1
+                && source.fill_all(&heads, count, std::slice::from_raw_parts_mut(offsets, heads.len() * count))?;
+            let target = |to: isize| out.offset(to + first as isize * out_stride);
+            lists.clear();
+            filled.clear();
+            for (at, &Head { rows, other, to }) in heads.iter().enumerate() {
+                let (offsets, mut list_out) = (offsets.add(at * count), results.add(at * count));
+                let (Some(from), Some(x)) = (rows, other) else {
+                    filled.push(Filled::Some(0));
+                    continue;
+                };
+                let positions = &mut positions[at * count..(at + 1) * count];
+                let there = match all {
+                    true => Filled::All,
+                    false => {
+                        source.rows.fill(&from, first, std::slice::from_raw_parts_mut(offsets, count), positions)?
                     }
-                    store(&results[..count], to, out_stride);
+                };
+                if direct && !past && there == Filled::All {
+                    list_out = target(to).cast();
                 }
-                None => {
-                    results[..count].fill(<T as Scalar>::ZERO);
-                    store(&results[..count], to, out_stride);
+                let found = if let Filled::Some(found) = there { found } else { count };
+                let (x, rows) = (vector_data.offset(x.base), row_data.wrapping_offset(from.base));
+                lists.push(DotList { x, rows, offsets, count: found, out: list_out });
+                filled.push(there);
+            }
+            dot_rows(run.isa, d, &lists);
+            for (at, (&Head { to, .. }, &there)) in heads.iter().zip(&filled).enumerate() {
+                if let Filled::Some(found) = there {
+                    let part = std::slice::from_raw_parts_mut(results.add(at * count), count);
+                    spread(part, &positions[at * count..at * count + found]);
+                }
+                if !(past || direct && there == Filled::All) {
+                    store(std::slice::from_raw_parts(results.add(at * count), count), target(to), out_stride);
+                }
+            }
+            if past {
+                let to = |head: &Head| target(head.to).cast::<<T as Scalar>::Acc>();
+                if heads.iter().enumerate().all(|(at, head)| head.to == heads[0].to + (at * count) as isize) {
+                    through::copy(run.isa, results, to(&heads[0]), heads.len() * count);
+                } else {
+                    for (at, head) in heads.iter().enumerate() {
+                        through::copy(run.isa, results.add(at * count), to(head), count);
+                    }
                 }
             }
         }
-        if (flat + 1) % chunks == 0 {
-            walk.step();
-        }
+        flat += heads.len();
     }
-    // SAFETY: as above.
-    unsafe { dot_rows(run.isa, row_data, d, &lists) };
+    through::done();
     Ok(())
 }
 
@@ -272,7 +296,7 @@ fn spread<A: Scalar>(results: &mut [A], positions: &[u32]) {
 
 /// # Safety
 /// The run lies in the output.
-unsafe fn store<U: Scalar>(results: &[U::Acc], to: *mut U, stride: isize) {
+pub(super) unsafe fn store<U: Scalar>(results: &[U::Acc], to: *mut U, stride: isize) {
     for (i, &result) in results.iter().enumerate() {
         // SAFETY: by the caller.
         unsafe { to.offset(i as isize * stride).write_unaligned(U::narrow(result)) };

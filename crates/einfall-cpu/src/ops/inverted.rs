@@ -287,7 +287,8 @@ where
         }
         if kept > 0 {
             let (weights, offsets) = (self.weights[start..].as_ptr(), self.offsets[start..].as_ptr());
-            self.lists.push(AxpyList { weights, offsets, count: kept, acc });
+            let rows = self.row_data.wrapping_add(self.column);
+            self.lists.push(AxpyList { weights, rows, offsets, count: kept, acc });
             self.used += kept;
         }
     }
@@ -298,10 +299,7 @@ where
     /// What [`Lists::push`] was promised.
     unsafe fn flush(&mut self) {
         // SAFETY: `filled`, and by the caller.
-        unsafe {
-            let rows = self.row_data.wrapping_add(self.column);
-            add_rows(self.run.isa, rows, self.columns, &self.lists, true);
-        }
+        unsafe { add_rows(self.run.isa, self.columns, &self.lists, true) };
         self.lists.clear();
         self.used = 0;
     }

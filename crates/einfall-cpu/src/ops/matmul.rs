@@ -59,7 +59,7 @@ fn fork(machine: &Machine, seconds: f64) -> f64 {
     if machine.threads > 1 && seconds > machine.fork_seconds { machine.fork_seconds } else { 0.0 }
 }
 
-fn lanes(machine: &Machine, dtype: DType) -> f64 {
+pub(super) fn lanes(machine: &Machine, dtype: DType) -> f64 {
     let bytes = match machine.isa.as_str() {
         "avx512" => 64,
         "avx2" => 32,
@@ -72,17 +72,19 @@ fn lanes(machine: &Machine, dtype: DType) -> f64 {
 fn workspace(contraction: &Contraction, machine: &Machine) -> usize {
     let size = |role| contraction.len_of(role);
     let (m, n, k) = (size(Role::Left), size(Role::Right), size(Role::Contracted));
-    let (rows, columns, length) = (m as usize, n as usize, k as usize);
+    // Blocks do not grow with sides that are longer than any block.
+    let side = |len: f64| len.min(f64::from(u32::MAX)) as usize;
+    let (rows, columns, length) = (side(m), side(n), side(k));
     let isa = machine.isa.parse().unwrap_or(Isa::Portable);
     let scratch = with_element!(contraction.dtype, T => {
         scratch_bytes::<T>(isa, &Blocking::new::<T>(isa, caches(machine)), rows, columns, length)
     });
     let lists = 8.0 * 2.0 * (m + n + k) + 3.0 * 4096.0;
-    (machine.threads as f64 * (scratch as f64 + lists)) as usize + (1 << 16)
+    ((machine.threads as f64 * (scratch as f64 + lists)) as usize).saturating_add(1 << 16)
 }
 
 /// Caches of one core; the last level is shared.
-fn caches(machine: &Machine) -> Caches {
+pub(super) fn caches(machine: &Machine) -> Caches {
     Caches {
         l1_bytes: machine.l1_bytes,
         l2_bytes: machine.l2_bytes,
@@ -394,7 +396,7 @@ unsafe fn batch_offset(
 }
 
 /// A list as a stride where it is one.
-fn offsets(list: &[isize]) -> (isize, Offsets<'_>) {
+pub(super) fn offsets(list: &[isize]) -> (isize, Offsets<'_>) {
     match list {
         [] => (0, Offsets::Strided(0)),
         [only] => (*only, Offsets::Strided(0)),

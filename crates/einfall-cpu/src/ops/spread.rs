@@ -5,15 +5,17 @@
 //! reach queries that never asked for it, as 0·∞; such batches are summed row by row instead.
 
 use einfall_plan::pattern::{DenseTile, Moved, RowAxpys, Side, dense_tile, row_axpys};
-use einfall_plan::{Bounds, Contraction, Cost, Estimate, Machine, Role, Way};
+use einfall_plan::{Access, Bounds, Contraction, Cost, Estimate, Machine, Role, Way};
 use einfall_tensor::DType;
 
 use super::Run;
-use super::dense::tile_rows;
-use super::gemm::{Accum, Blocking, Caches, Scratch, gemm_prepacked, pack_right, packed_right_len};
+use super::dense::{BAND, band, reach, tile_rows};
+use super::gemm::{Accum, Blocking, Caches, Scratch, gemm, gemm_prepacked, pack_right, packed_right_len};
+use super::source::inside;
+use crate::isa::Isa;
 use crate::kernels::rows::{AxpyList, RowElement, row_axpys as add_rows};
 use crate::kernels::tile::TileElement;
-use crate::load::{load_offsets, load_offsets_skip};
+use crate::load::{load_offsets_skip, place};
 use crate::pack::{Matrix, MatrixMut, Offsets};
 use crate::scalar::Scalar;
 use crate::walk::{BadTable, Walk};
@@ -21,7 +23,7 @@ use crate::walk::{BadTable, Walk};
 /// Table entries that are turned into offsets at once.
 const BLOCK: usize = 1024;
 
-fn matched(contraction: &Contraction) -> Result<(RowAxpys, usize, DenseTile), String> {
+fn matched(contraction: &Contraction) -> Result<(RowAxpys, DenseTile), String> {
     let axpys = row_axpys(contraction)?;
     if contraction.right.is_none() {
         return Err("needs two inputs".into());
@@ -31,12 +33,10 @@ fn matched(contraction: &Contraction) -> Result<(RowAxpys, usize, DenseTile), St
     }
     let rows = axpys.rows.of(contraction).expect("matched");
     let weights = axpys.rows.other().of(contraction).expect("matched");
-    let tile = dense_tile(contraction, rows, weights, axpys.row_loop)?;
-    match tile.moved {
-        Moved::Lookup(lookup) if weights.is_plain() => Ok((axpys, lookup, tile)),
-        Moved::Lookup(_) => Err("the weights are looked up too".into()),
-        Moved::Window(_) => Err("for lookups".into()),
+    if !weights.is_plain() {
+        return Err("the weights are looked up too".into());
     }
+    Ok((axpys, dense_tile(contraction, rows, weights, axpys.row_loop)?))
 }
 
 /// What the kernel would cost.
@@ -47,27 +47,45 @@ pub fn estimate(contraction: &Contraction, machine: &Machine) -> Result<Estimate
     if !matches!(contraction.dtype, DType::F32 | DType::F64) || contraction.out_dtype != contraction.dtype {
         return Err("for f32 and f64".into());
     }
-    let (axpys, lookup, tile) = matched(contraction)?;
+    let (axpys, tile) = matched(contraction)?;
     let rows = axpys.rows.of(contraction).expect("matched");
-    let n = rows.lookups[lookup].len;
     let bytes = contraction.dtype.bytes();
-    if tile_rows(machine, n, bytes) < 8 {
-        return Err("a tile over all rows does not fit the cache".into());
-    }
     let len = |at: usize| contraction.loops[at].len as f64;
-    let d = len(axpys.inner);
+    let (d, queries) = (len(axpys.inner), len(tile.tile_loop));
     let wanted = contraction.flops() / 2.0 / d.max(1.0);
     let lists = wanted / len(axpys.row_loop);
+    // Rows that the tile of a query covers, and rows that are read for all queries.
+    let (way, n, covered) = match tile.moved {
+        Moved::Lookup(at) => {
+            let n = rows.lookups[at].len;
+            if n == 0 {
+                return Err("there are no rows".into());
+            }
+            if tile_rows(machine, n, bytes) < 8 {
+                return Err("a tile over all rows does not fit the cache".into());
+            }
+            (Way::DenseSelect, n, n as f64)
+        }
+        Moved::Window(at) => {
+            let covered = band(contraction, rows, at, axpys.row_loop, tile.tile_loop);
+            if covered * BAND as f64 * bytes as f64 > machine.l2_bytes as f64 / 2.0 {
+                return Err("a tile over the band does not fit the cache".into());
+            }
+            (Way::Band, rows.windows[at].len, covered)
+        }
+    };
     let threads = machine.threads as f64;
-    let flops = 2.0 * lists * n as f64 * (d + 4.0);
+    let flops = 2.0 * lists * covered * d;
     let compute = flops / (machine.flops_per_second(contraction.dtype) * 0.75);
-    let pack = lists / len(tile.tile_loop) * n as f64 * d * 0.3e-9 / threads;
-    let spread = (wanted * 0.7e-9 + lists * (15e-9 + n as f64 * 0.03e-9)) / threads;
+    let pack = if way == Way::DenseSelect { lists / queries * n as f64 * d * 0.3e-9 / threads } else { 0.0 };
+    let each = if way == Way::DenseSelect { 0.27e-9 } else { 0.2e-9 };
+    let spread = (wanted * each + lists * (15e-9 + covered * 0.03e-9)) / threads;
     let moved = super::distinct_bytes(contraction);
-    let seconds = (compute + pack + spread).max(moved / machine.read_bytes_per_second);
-    let scratch = n * (contraction.loops[axpys.inner].len + 64) * bytes + machine.l2_bytes / 4;
+    let seconds = compute + pack + spread + super::stream_seconds(moved, machine) + machine.fork_seconds;
+    let width = if way == Way::DenseSelect { contraction.loops[axpys.inner].len + 64 } else { BAND };
+    let scratch = (covered as usize * width + contraction.loops[axpys.row_loop].len) * bytes + machine.l2_bytes / 4;
     let workspace_bytes = machine.threads * (scratch + machine.l2_bytes) + (1 << 16);
-    Ok(Estimate { way: Way::DenseSelect, cost: Cost { flops, bytes: moved, seconds }, workspace_bytes })
+    Ok(Estimate { way, cost: Cost { flops, bytes: moved, seconds }, workspace_bytes })
 }
 
 /// Runs the contraction.
@@ -104,7 +122,7 @@ where
     T: Scalar<Acc = T> + TileElement<Acc = T> + RowElement<Acc = T>,
 {
     let contraction = run.contraction;
-    let (axpys, lookup, tile) = matched(contraction).expect("the kernel made an offer");
+    let (axpys, tile) = matched(contraction).expect("the kernel made an offer");
     let rows = axpys.rows.of(contraction).expect("matched");
     let weights = axpys.rows.other().of(contraction).expect("matched");
     let outer: Vec<(usize, usize)> = (0..contraction.loops.len())
@@ -114,10 +132,13 @@ where
     let machine = run.machine;
     let caches =
         Caches { l1_bytes: machine.l1_bytes, l2_bytes: machine.l2_bytes, l3_bytes: machine.l3_bytes / machine.threads };
-    let job = Job { run, axpys, lookup, tile, blocking: Blocking::new::<T>(run.isa, caches) };
+    let job = Job { run, axpys, tile, blocking: Blocking::new::<T>(run.isa, caches) };
     let queries = contraction.loops[tile.tile_loop].len;
     let batches: usize = outer.iter().map(|(_, len)| len).product();
-    let least = 4 * tile_rows(machine, rows.lookups[lookup].len, size_of::<T>());
+    let least = match tile.moved {
+        Moved::Lookup(at) => 4 * tile_rows(machine, rows.lookups[at].len, size_of::<T>()),
+        Moved::Window(_) => 4 * BAND,
+    };
     let parts = (4 * run.threads.count()).div_ceil(batches.max(1)).min(queries.div_ceil(least)).max(1);
     let parts = if run.threads.count() == 1 { 1 } else { parts };
     run.threads.for_pieces_with(
@@ -133,7 +154,12 @@ where
                 let part = flat % parts;
                 let span = queries * part / parts..queries * (part + 1) / parts;
                 // SAFETY: `bound`; each part of the queries is one piece's own.
-                unsafe { job.spread::<T>(&walk, span, state)? };
+                unsafe {
+                    match tile.moved {
+                        Moved::Lookup(at) => job.spread::<T>(&walk, at, span, state)?,
+                        Moved::Window(at) => job.band::<T>(&walk, at, span, state),
+                    }
+                }
             }
             Ok(())
         },
@@ -143,33 +169,30 @@ where
 struct Job<'a> {
     run: &'a Run<'a>,
     axpys: RowAxpys,
-    lookup: usize,
     tile: DenseTile,
     blocking: Blocking,
 }
 
 impl Job<'_> {
+    /// Weights over all rows for a few queries at a time; the table places them.
+    ///
     /// # Safety
     /// As [`typed`]; `span` is within the tile loop.
     unsafe fn spread<T>(
         &self,
         walk: &Walk<'_, 3>,
+        at: usize,
         span: std::ops::Range<usize>,
         state: &mut Tile<T>,
     ) -> Result<(), BadTable>
     where
         T: Scalar<Acc = T> + TileElement<Acc = T> + RowElement<Acc = T>,
     {
+        let Sides { row_data, weight_data, rows, weights } = self.sides::<T>();
         let run = self.run;
         let contraction = run.contraction;
-        let RowAxpys { inner, row_loop, rows: side } = self.axpys;
-        let rows = side.of(contraction).expect("matched");
-        let weights = side.other().of(contraction).expect("matched");
-        let (row_data, weight_data): (*const T, *const T) = match side {
-            Side::Right => (run.right.cast(), run.left.cast()),
-            Side::Left => (run.left.cast(), run.right.cast()),
-        };
-        let lookup = &rows.lookups[self.lookup];
+        let RowAxpys { inner, row_loop, .. } = self.axpys;
+        let lookup = &rows.lookups[at];
         let (n, d, count) = (lookup.len, contraction.loops[inner].len, contraction.loops[row_loop].len);
         let tile_loop = self.tile.tile_loop;
         let (out_step, out_stride) = (contraction.out.strides[tile_loop], contraction.out.strides[inner]);
@@ -193,18 +216,34 @@ impl Job<'_> {
                 state.weights[..m * n].fill(T::default());
                 for i in 0..m {
                     let query = (first + i) as isize;
-                    let entry = walk.entry(0, self.lookup) + query * lookup.table_strides[tile_loop];
+                    let entry = walk.entry(0, at) + query * lookup.table_strides[tile_loop];
+                    let entries = run.tables[lookup.table].run(entry, lookup.table_strides[row_loop]);
                     let from = weight_data.offset(walk.plain_offset(1) + query * weight_step);
-                    let row = Row { entry, from, stride: weight_stride, count };
-                    let to = run.out.cast::<T>().offset(walk.plain_offset(2) + query * out_step);
                     if finite {
-                        self.fill_row(row, &mut state.weights[i * n..(i + 1) * n])?;
-                    } else {
-                        self.sum_rows(row, base, d, to, out_stride)?;
+                        let row = state.weights[i * n..].as_mut_ptr();
+                        let valid = place(entries, count, n, from, weight_stride, row);
+                        if !valid && contraction.bounds == Bounds::Error {
+                            return Err(BadTable);
+                        }
+                        continue;
                     }
+                    let to = run.out.cast::<T>().offset(walk.plain_offset(2) + query * out_step);
+                    let mut sum = Sum::new(run.isa, base, d);
+                    for start in (0..count).step_by(BLOCK) {
+                        let (len, run_of) = (BLOCK.min(count - start), entries.skip(start));
+                        let from = from.offset(start as isize * weight_stride);
+                        let (mut offsets, mut positions) = ([0; BLOCK], [0; BLOCK]);
+                        let found =
+                            load_offsets_skip(run.isa, run_of, len, n, lookup.stride, &mut offsets, &mut positions);
+                        if found < len && contraction.bounds == Bounds::Error {
+                            return Err(BadTable);
+                        }
+                        sum.add(&offsets[..found], |i| from.offset(positions[i] as isize * weight_stride));
+                    }
+                    sum.store(to, out_stride);
                 }
                 if finite {
-                    let a = Matrix {
+                    let tile = Matrix {
                         ptr: state.weights.as_ptr(),
                         rows: Offsets::Strided(n as isize),
                         cols: Offsets::Strided(1),
@@ -215,18 +254,8 @@ impl Job<'_> {
                         cols: Offsets::Strided(out_stride),
                     };
                     let packed = state.packed.as_ptr();
-                    gemm_prepacked::<T, T>(
-                        run.isa,
-                        &self.blocking,
-                        m,
-                        d,
-                        n,
-                        a,
-                        packed,
-                        c,
-                        Accum::Replace,
-                        &mut state.scratch,
-                    );
+                    let scratch = &mut state.scratch;
+                    gemm_prepacked::<T, T>(run.isa, &self.blocking, m, d, n, tile, packed, c, Accum::Replace, scratch);
                 }
                 first += m;
             }
@@ -234,104 +263,132 @@ impl Job<'_> {
         Ok(())
     }
 
-    /// Adds the weights of one query to their places among all rows.
+    /// Weights over the band that a few neighbouring queries see.
     ///
     /// # Safety
-    /// As [`Job::spread`].
-    unsafe fn fill_row<T: Scalar<Acc = T>>(&self, row: Row<T>, to: &mut [T]) -> Result<(), BadTable> {
-        // SAFETY: by the caller.
-        unsafe {
-            self.for_entries(row.entry, row.count, |offsets, position| {
-                for (i, &offset) in offsets.iter().enumerate() {
-                    let weight = row.from.offset(position(i) * row.stride).read_unaligned();
-                    let place = &mut to[offset as usize];
-                    *place = T::add(*place, weight);
-                }
-            })
-        }
-    }
-
-    /// Sums the listed rows of one query one by one, where they lie.
-    ///
-    /// # Safety
-    /// As [`Job::spread`].
-    unsafe fn sum_rows<T>(
-        &self,
-        row: Row<T>,
-        base: *const T,
-        d: usize,
-        to: *mut T,
-        out_stride: isize,
-    ) -> Result<(), BadTable>
+    /// As [`typed`]; `span` is within the tile loop.
+    unsafe fn band<T>(&self, walk: &Walk<'_, 3>, at: usize, span: std::ops::Range<usize>, state: &mut Tile<T>)
     where
-        T: Scalar<Acc = T> + RowElement<Acc = T>,
+        T: Scalar<Acc = T> + TileElement<Acc = T> + RowElement<Acc = T>,
     {
-        let contraction = self.run.contraction;
-        let rows = self.axpys.rows.of(contraction).expect("matched");
-        let stride = rows.lookups[self.lookup].stride;
-        let mut sums = vec![T::default(); d];
-        // SAFETY: by the caller.
+        let Sides { row_data, weight_data, rows, weights } = self.sides::<T>();
+        let run = self.run;
+        let contraction = run.contraction;
+        let RowAxpys { inner, row_loop, .. } = self.axpys;
+        let window = &rows.windows[at];
+        let tile_loop = self.tile.tile_loop;
+        let (by_query, by_key) = (window.coefficients[tile_loop], window.coefficients[row_loop]);
+        let (d, count) = (contraction.loops[inner].len, contraction.loops[row_loop].len);
+        let (out_step, out_stride) = (contraction.out.strides[tile_loop], contraction.out.strides[inner]);
+        let (weight_step, weight_stride) = (weights.strides[tile_loop], weights.strides[row_loop]);
+        // SAFETY: by the caller, throughout: rows, weights and outputs are those that the walk reaches.
         unsafe {
-            self.for_entries(row.entry, row.count, |offsets, position| {
-                let places: Vec<isize> = offsets.iter().map(|&offset| offset * stride).collect();
-                let weights: Vec<T> =
-                    (0..offsets.len()).map(|i| row.from.offset(position(i) * row.stride).read_unaligned()).collect();
-                let list = AxpyList::<T> {
-                    weights: weights.as_ptr(),
-                    offsets: places.as_ptr(),
-                    count: places.len(),
-                    acc: sums.as_mut_ptr(),
-                };
-                add_rows(self.run.isa, base, d, &[list], true);
-            })?;
-            for (j, &sum) in sums.iter().enumerate() {
-                to.offset(j as isize * out_stride).write_unaligned(sum);
+            let mut first = span.start;
+            while first < span.end {
+                let m = BAND.min(span.end - first);
+                let start = walk.window(0, at) + by_query * first as i64;
+                let reached = reach(start, (by_query, m), (by_key, count), window.len);
+                let n = reached.len();
+                let base = row_data.wrapping_offset(walk.plain_offset(0) + reached.start as isize * window.stride);
+                let finite = all_finite(base, n, window.stride, d);
+                state.weights.clear();
+                state.weights.resize(m * n, T::default());
+                for i in 0..m {
+                    let position = start + by_query * i as i64 - reached.start as i64;
+                    let there = inside(position, by_key, count, n);
+                    let query = (first + i) as isize;
+                    let from = weight_data.offset(walk.plain_offset(1) + query * weight_step);
+                    let weight = |k: usize| from.offset(k as isize * weight_stride);
+                    let row = |k: usize| (position + k as i64 * by_key) as usize;
+                    if finite {
+                        let tile = &mut state.weights[i * n..(i + 1) * n];
+                        for k in there {
+                            tile[row(k)] = weight(k).read_unaligned();
+                        }
+                        continue;
+                    }
+                    let mut sum = Sum::new(run.isa, base, d);
+                    let offsets: Vec<isize> = there.clone().map(|k| row(k) as isize * window.stride).collect();
+                    sum.add(&offsets, |k| weight(there.start + k));
+                    sum.store(run.out.cast::<T>().offset(walk.plain_offset(2) + query * out_step), out_stride);
+                }
+                if finite {
+                    let a = Matrix {
+                        ptr: state.weights.as_ptr(),
+                        rows: Offsets::Strided(n as isize),
+                        cols: Offsets::Strided(1),
+                    };
+                    let b = Matrix { ptr: base, rows: Offsets::Strided(window.stride), cols: Offsets::Strided(1) };
+                    let c = MatrixMut {
+                        ptr: run.out.cast::<T>().offset(walk.plain_offset(2) + first as isize * out_step),
+                        rows: Offsets::Strided(out_step),
+                        cols: Offsets::Strided(out_stride),
+                    };
+                    let scratch = &mut state.scratch;
+                    gemm::<T, T>(run.isa, &self.blocking, m, d, n, a, b, c, Accum::Replace, scratch);
+                }
+                first += m;
             }
         }
-        Ok(())
     }
 
-    /// Calls `visit` with blocks of valid row numbers, and with a function from position in the block to that in the run.
-    ///
-    /// # Safety
-    /// As [`Job::spread`].
-    unsafe fn for_entries(
-        &self,
-        entry: isize,
-        count: usize,
-        mut visit: impl FnMut(&[isize], &dyn Fn(usize) -> isize),
-    ) -> Result<(), BadTable> {
+    fn sides<T>(&self) -> Sides<'_, T> {
         let contraction = self.run.contraction;
-        let rows = self.axpys.rows.of(contraction).expect("matched");
-        let lookup = &rows.lookups[self.lookup];
-        let stride = lookup.table_strides[self.axpys.row_loop];
-        let mut offsets = [0isize; BLOCK];
-        let mut positions = [0u32; BLOCK];
-        for start in (0..count).step_by(BLOCK) {
-            let len = BLOCK.min(count - start);
-            let run_of = self.run.tables[lookup.table].run(entry + start as isize * stride, stride);
-            // SAFETY: by the caller: the run is a part of the table.
-            unsafe {
-                if contraction.bounds == Bounds::Error {
-                    load_offsets(self.run.isa, run_of, len, lookup.len, 1, &mut offsets).map_err(|_| BadTable)?;
-                    visit(&offsets[..len], &|i| (start + i) as isize);
-                } else {
-                    let isa = self.run.isa;
-                    let found = load_offsets_skip(isa, run_of, len, lookup.len, 1, &mut offsets, &mut positions);
-                    visit(&offsets[..found], &|i| (start + positions[i] as usize) as isize);
-                }
-            }
-        }
-        Ok(())
+        let side = self.axpys.rows;
+        let (row_data, weight_data) = match side {
+            Side::Right => (self.run.right.cast(), self.run.left.cast()),
+            Side::Left => (self.run.left.cast(), self.run.right.cast()),
+        };
+        let rows = side.of(contraction).expect("matched");
+        Sides { row_data, weight_data, rows, weights: side.other().of(contraction).expect("matched") }
     }
 }
 
-/// The list of one query: its first table entry and its weights.
-struct Row<T> {
-    entry: isize,
-    from: *const T,
-    stride: isize,
-    count: usize,
+/// Rows and weights.
+struct Sides<'a, T> {
+    row_data: *const T,
+    weight_data: *const T,
+    rows: &'a Access,
+    weights: &'a Access,
+}
+
+/// The sum of the listed rows of one query, one by one, where they lie.
+struct Sum<T> {
+    isa: Isa,
+    base: *const T,
+    sums: Vec<T>,
+}
+
+impl<T: Scalar<Acc = T> + RowElement<Acc = T>> Sum<T> {
+    fn new(isa: Isa, base: *const T, d: usize) -> Self {
+        Sum { isa, base, sums: vec![T::default(); d] }
+    }
+
+    /// # Safety
+    /// The rows at these offsets from the base, and their weights, are readable.
+    unsafe fn add(&mut self, offsets: &[isize], weight: impl Fn(usize) -> *const T) {
+        // SAFETY: by the caller.
+        unsafe {
+            let weights: Vec<T> = (0..offsets.len()).map(|i| weight(i).read_unaligned()).collect();
+            let list = AxpyList::<T> {
+                weights: weights.as_ptr(),
+                rows: self.base,
+                offsets: offsets.as_ptr(),
+                count: offsets.len(),
+                acc: self.sums.as_mut_ptr(),
+            };
+            add_rows(self.isa, self.sums.len(), &[list], true);
+        }
+    }
+
+    /// # Safety
+    /// The row is writable.
+    unsafe fn store(&self, to: *mut T, stride: isize) {
+        for (j, &sum) in self.sums.iter().enumerate() {
+            // SAFETY: by the caller.
+            unsafe { to.offset(j as isize * stride).write_unaligned(sum) };
+        }
+    }
 }
 
 /// True when no row holds an infinity or a NaN: times zero each element is zero.
@@ -339,14 +396,22 @@ struct Row<T> {
 /// # Safety
 /// The rows are readable.
 unsafe fn all_finite<T: Scalar<Acc = T>>(base: *const T, n: usize, stride: isize, d: usize) -> bool {
-    (0..n).all(|row| {
-        let mut sum = T::default();
-        for j in 0..d {
-            // SAFETY: by the caller.
-            let element = unsafe { base.offset(row as isize * stride).add(j).read_unaligned() };
-            sum = T::add(sum, T::mul(element, T::default()));
+    const LANES: usize = 16;
+    let nothing = |element: T| T::mul(element, T::default());
+    // 0·x is 0 for every finite x and NaN for the others, which every sum then is.
+    let mut sums = [T::default(); LANES];
+    for row in 0..n {
+        let row = base.wrapping_offset(row as isize * stride);
+        for j in (0..d / LANES * LANES).step_by(LANES) {
+            for (lane, sum) in sums.iter_mut().enumerate() {
+                // SAFETY: by the caller.
+                *sum = T::add(*sum, nothing(unsafe { row.add(j + lane).read_unaligned() }));
+            }
         }
-        // 0·x is 0 for every finite x and NaN for the others; a sum of zeros equals itself.
-        matches!(sum.to_number(), crate::scalar::Number::Real(value) if value == 0.0)
-    })
+        for j in d / LANES * LANES..d {
+            // SAFETY: by the caller.
+            sums[j % LANES] = T::add(sums[j % LANES], nothing(unsafe { row.add(j).read_unaligned() }));
+        }
+    }
+    sums.iter().all(|sum| matches!(sum.to_number(), crate::scalar::Number::Real(value) if value == 0.0))
 }

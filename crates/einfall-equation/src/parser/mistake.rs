@@ -1,7 +1,7 @@
 //! What the parser says about each mistake: the message, the places and the hint, all of them in this file.
 
 use super::Parser;
-use crate::diagnostic::push_visible;
+use crate::diagnostic::{push_visible, quoted};
 use crate::lexer::Token;
 use crate::{Diagnostic, Label, ParseError, ParseErrorKind as Kind, Span};
 
@@ -195,7 +195,7 @@ impl Parser<'_> {
     /// The text at `span`, in a form that can be seen.
     fn shown(&self, span: Span) -> String {
         let mut shown = String::new();
-        for c in self.text[span.start..span.end].chars() {
+        for c in quoted(&self.text[span.start..span.end]).chars() {
             push_visible(&mut shown, c);
         }
         shown

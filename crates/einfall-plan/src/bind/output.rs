@@ -1,11 +1,11 @@
 //! The shape, the type and the layout of the output.
 
-use einfall_equation::{Operand as Written, Place};
+use einfall_equation::{Operand as Written, Place, quoted};
 use einfall_tensor::{DType, Dims, Layout, element_count};
 
 use super::scope::Scope;
 use super::sizes::find_bracket;
-use super::{Argument, AxisKind, BindError, BindOptions, BoundAxis, build_term};
+use super::{Argument, AxisKind, BindError, BindOptions, BoundAxis, build_term, plural};
 use crate::problem::{LabelInfo, Output};
 
 pub(crate) fn bind_output(
@@ -18,7 +18,7 @@ pub(crate) fn bind_output(
 ) -> Result<Output, BindError> {
     let out = options.out.as_ref();
     if let Some(out) = out.filter(|out| out.layout.shape.len() != axes.len()) {
-        let message = format!("`out` has {} axes but the result has {}", out.layout.shape.len(), axes.len());
+        let message = format!("`out` has {} but the result has {}", plural(out.layout.shape.len(), "axis"), axes.len());
         return Err(BindError::Out(scope.diagnose(message, &[(Place::Output, None)])));
     }
     let mut shape = Dims::new();
@@ -61,16 +61,17 @@ fn bracket_len(
     given: Option<usize>,
 ) -> Result<usize, BindError> {
     let bracket = &written.axes[axis.written];
+    let shown = quoted(&bracket.to_string());
     let named = options.sizes.iter().find(|(key, _)| find_bracket(written, key) == Some(bracket));
     match (named, given) {
         (Some((_, &len)), Some(out)) if len != out => {
-            let message = format!("axis `{bracket}` is {out} in `out` but {len} in `sizes`");
+            let message = format!("axis `{shown}` is {out} in `out` but {len} in `sizes`");
             Err(BindError::Out(scope.diagnose(message, &[(Place::Output, Some(axis.written))])))
         }
         (Some((_, &len)), _) | (None, Some(len)) => Ok(len),
         (None, None) => {
-            let message = format!("nothing gives the output axis `{bracket}` a length");
-            let hint = format!("name it in `sizes`, as in {{\"{bracket}\": 1000}}");
+            let message = format!("nothing gives the output axis `{shown}` a length");
+            let hint = format!("name it in `sizes`, as in `{shown}=1000`");
             Err(BindError::MissingSize(scope.diagnose_with_hint(message, &[(Place::Output, Some(axis.written))], hint)))
         }
     }

@@ -1,10 +1,11 @@
 //! The labels of an equation while their lengths are being found, and the messages when they disagree.
 
 use std::collections::HashMap;
+use std::fmt;
 
-use einfall_equation::{Axis, Diagnostic, Equation, Label, Operand as Written, Place, Span};
+use einfall_equation::{Axis, Diagnostic, Equation, Label, Operand as Written, Place, Span, quoted};
 
-use super::BindError;
+use super::{BindError, plural};
 use crate::problem::{LabelId, LabelInfo};
 
 pub(crate) struct Scope<'a> {
@@ -18,10 +19,42 @@ pub(crate) struct Scope<'a> {
 struct Entry {
     name: String,
     len: Option<usize>,
-    /// Who gave the length, and where it stands.
-    source: Option<(String, Option<Span>)>,
+    /// Who gave the length, where operands or tables did.
+    source: Option<Source>,
     /// Where the label stands first, for messages.
     first: Option<Span>,
+}
+
+/// What gave a label its length.
+struct Source {
+    giver: Giver,
+    span: Span,
+}
+
+/// An argument whose axes give labels their lengths.
+#[derive(Clone, Copy)]
+pub(crate) enum Giver {
+    /// An operand, by its number.
+    Operand(usize),
+    /// A table, by its number among all arguments.
+    Table(usize),
+}
+
+impl fmt::Display for Giver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Giver::Operand(number) => write!(f, "operand {number}"),
+            Giver::Table(argument) => write!(f, "table argument {argument}"),
+        }
+    }
+}
+
+/// Two axes that give a label different lengths.
+pub(crate) struct Conflict {
+    pub(crate) message: String,
+    pub(crate) spans: Vec<Span>,
+    /// Who gave the first of the two, and the second.
+    pub(crate) givers: [Giver; 2],
 }
 
 impl<'a> Scope<'a> {
@@ -50,8 +83,9 @@ impl<'a> Scope<'a> {
         }
         let Place::Operand(number) = place else { unreachable!("the output has no argument of its own") };
         let message = format!(
-            "operand {number} has {} axes but `{term}` names {}{named}",
-            shape.len(),
+            "operand {number} has {} but `{}` names {}{named}",
+            plural(shape.len(), "axis"),
+            quoted(&term.to_string()),
             if term.has_ellipsis() { "at least " } else { "" }
         );
         let hint = format!("its shape is {shape:?}");
@@ -81,10 +115,8 @@ impl<'a> Scope<'a> {
         &self.entries[label.0 as usize].name
     }
 
-    pub(crate) fn set_len(&mut self, label: LabelId, len: usize, source: &str) {
-        let entry = &mut self.entries[label.0 as usize];
-        entry.len = Some(len);
-        entry.source = Some((source.to_string(), entry.first));
+    pub(crate) fn set_len(&mut self, label: LabelId, len: usize) {
+        self.entries[label.0 as usize].len = Some(len);
     }
 
     /// Notes the length of an axis; lengths of one broadcast.
@@ -92,9 +124,9 @@ impl<'a> Scope<'a> {
         &mut self,
         label: LabelId,
         len: usize,
-        describe: impl Fn() -> String,
+        giver: Giver,
         (place, axis): (Place, usize),
-    ) -> Result<(), BindError> {
+    ) -> Result<(), Conflict> {
         let span = self.equation.span(place, axis);
         let entry = &mut self.entries[label.0 as usize];
         entry.first.get_or_insert(span);
@@ -102,20 +134,27 @@ impl<'a> Scope<'a> {
             Some(known) if known == len || len == 1 => {}
             None | Some(1) => {
                 entry.len = Some(len);
-                entry.source = Some((describe(), Some(span)));
+                entry.source = Some(Source { giver, span });
             }
             Some(known) => {
-                let (source, first) = entry.source.clone().expect("a known length has a source");
+                let &Source { giver: before, span: first } = entry.source.as_ref().expect("measured before");
                 let name = match self.name(label) {
                     ellipsis if ellipsis.starts_with('…') => "an axis of `...`".to_string(),
                     name => format!("label `{name}`"),
                 };
-                let message = format!("{name} is {known} in {source} but {len} in {}", describe());
-                let spans = first.into_iter().chain([span]).collect();
-                return Err(BindError::SizeConflict(self.diagnostic(message, spans, None)));
+                let message = format!("{name} is {known} in {before} but {len} in {giver}");
+                return Err(Conflict { message, spans: vec![first, span], givers: [before, giver] });
             }
         }
         Ok(())
+    }
+
+    /// What gave a label the length that `sizes` contradict.
+    pub(crate) fn conflict_with_sizes(&self, label: LabelId, known: usize, len: usize) -> Box<Diagnostic> {
+        let entry = &self.entries[label.0 as usize];
+        let Source { giver, span } = entry.source.as_ref().expect("a length above one was measured");
+        let message = format!("label `{}` is {known} in {giver} but {len} in `sizes`", entry.name);
+        self.diagnostic(message, vec![*span], None)
     }
 
     /// Every label with its length.
@@ -126,7 +165,7 @@ impl<'a> Scope<'a> {
                 Some(len) => Ok(LabelInfo { name: entry.name.clone(), len }),
                 None => {
                     let message = format!("nothing gives label `{}` a length", entry.name);
-                    let hint = format!("name it in `sizes`, as in {{\"{}\": 4}}", entry.name);
+                    let hint = format!("name it in `sizes`, as in `{}=4`", entry.name);
                     let spans = entry.first.or_else(|| self.place_of(&entry.name)).into_iter().collect();
                     Err(BindError::MissingSize(self.diagnostic(message, spans, Some(hint))))
                 }

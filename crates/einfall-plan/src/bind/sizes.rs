@@ -29,10 +29,9 @@ pub(crate) fn apply(scope: &mut Scope<'_>, sizes: &Sizes, output: &Written) -> R
         match scope.len(label) {
             Some(known) if known == len => {}
             Some(known) if known != 1 => {
-                let message = format!("label `{key}` is {known} in an operand but {len} in `sizes`");
-                return Err(BindError::SizeConflict(scope.diagnose(message, &[])));
+                return Err(BindError::SizeConflict(scope.conflict_with_sizes(label, known, len)));
             }
-            _ => scope.set_len(label, len, "`sizes`"),
+            _ => scope.set_len(label, len),
         }
     }
     Ok(())
@@ -60,7 +59,7 @@ pub(crate) fn infer_from_windows(scope: &mut Scope<'_>, windows: &[WindowOn<'_>]
         if found.is_empty() {
             return;
         }
-        found.into_iter().for_each(|(label, len)| scope.set_len(label, len, "a window"));
+        found.into_iter().for_each(|(label, len)| scope.set_len(label, len));
     }
 }
 
@@ -90,7 +89,7 @@ pub(crate) fn infer_from_out(
     let lens = axes.iter().zip(&out.layout.shape).filter(|(axis, _)| matches!(axis.kind, AxisKind::Label(_)));
     for (label, (_, &len)) in labels.zip(lens) {
         if scope.len(label).is_none() {
-            scope.set_len(label, len, "`out`");
+            scope.set_len(label, len);
         }
     }
 }

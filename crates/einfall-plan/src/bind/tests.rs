@@ -54,7 +54,7 @@ macro_rules! assert_refused {
 #[test]
 fn argument_count() {
     assert_refused!(ArgumentCount, "ij,jk->ik", [f32(&[2, 3])], @"
-    the equation takes 2 arguments but 1 were given
+    the equation takes 2 arguments but 1 was given
       ij,jk->ik
     ");
     assert_refused!(ArgumentCount, "ij->ji", [], @"
@@ -82,16 +82,38 @@ fn rank() {
     hint: its shape is [2, 3, 5]
     ");
     assert_refused!(Rank, "i...j->...", [f32(&[2])], @"
-    operand 0 has 1 axes but `i...j` names at least 2
+    operand 0 has 1 axis but `i...j` names at least 2
       i...j->...
       ^^^^^
     hint: its shape is [2]
     ");
     assert_refused!(Rank, "qd,[qk]d->qk", [f32(&[2, 3]), f32(&[3]), i64(&[2, 5])], @"
-    operand 1 has 1 axes but `[qk]d` names 2
+    operand 1 has 1 axis but `[qk]d` names 2
       qd,[qk]d->qk
          ^^^^^
     hint: its shape is [3]
+    ");
+}
+
+#[test]
+fn one_stride_an_axis() {
+    assert_refused!(Rank, "ij->i", [strided(&[2, 3], &[1])], @"
+    argument 0 has 2 axes but 1 stride
+      ij->i
+    ");
+    assert_refused!(Rank, "i->i", [f32(&[2])], out(strided(&[2], &[1, 1])), @"
+    `out` has 1 axis but 2 strides
+      i->i
+    ");
+}
+
+#[test]
+fn long_terms_are_quoted_in_part() {
+    assert_refused!(Rank, &"ij".repeat(50_000), [f32(&[2])], @"
+    operand 0 has 1 axis but `ijijijijijijijijijijijijijijij…jijijijijijijijijijijijijijij` names 100000
+      ijijijijijijijiji…jijijijijijijijij
+      ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+    hint: its shape is [2]
     ");
 }
 
@@ -104,7 +126,7 @@ fn table_rank() {
     hint: its shape is [2, 5, 1]
     ");
     assert_refused!(Rank, "e,d->[e]d", [f32(&[5]), f32(&[3]), i64(&[])], sizes(&[("[e]", 4)]), @"
-    the table of `[e]`, argument 2, has 0 axes but 1 subscripts
+    the table of `[e]`, argument 2, has 0 axes but 1 subscript
       e,d->[e]d
            ^^^
     hint: its shape is []
@@ -117,21 +139,25 @@ fn size_conflict() {
     label `k` is 512 in operand 0 but 256 in operand 1
       bik,bkj->bij
         ^  ^
+    hint: operand 1 has shape [64, 256, 128]
     ");
     assert_refused!(SizeConflict, "ii->i", [f32(&[2, 3])], @"
     label `i` is 2 in operand 0 but 3 in operand 0
       ii->i
       ^^
+    hint: operand 0 has shape [2, 3]
     ");
     assert_refused!(SizeConflict, "...i,...i->...", [f32(&[3, 5]), f32(&[2, 5])], @"
     an axis of `...` is 3 in operand 0 but 2 in operand 1
       ...i,...i->...
       ^^^  ^^^
+    hint: operand 1 has shape [2, 5]
     ");
     assert_refused!(SizeConflict, "ij,ij->", [f32(&[0, 3]), f32(&[2, 3])], @"
     label `i` is 0 in operand 0 but 2 in operand 1
       ij,ij->
       ^  ^
+    hint: operand 1 has shape [2, 3]
     ");
 }
 
@@ -141,54 +167,109 @@ fn size_conflict_with_a_table() {
     label `q` is 2 in operand 0 but 5 in table argument 2
       qd,[qk]d->qk
       ^  ^^^^
+    hint: table argument 2 has shape [5, 11]
     ");
     assert_refused!(SizeConflict, "[i],[i]->i", [f32(&[7]), i64(&[3]), f32(&[7]), i64(&[5])], @"
     label `i` is 3 in table argument 1 but 5 in table argument 3
       [i],[i]->i
       ^^^ ^^^
+    hint: table argument 3 has shape [5]
+    ");
+}
+
+#[test]
+fn a_size_conflict_suggests_what_would_fit() {
+    assert_refused!(SizeConflict, "bik,bkj->bij", [f32(&[64, 7, 512]), f32(&[64, 128, 512])], @"
+    label `k` is 512 in operand 0 but 128 in operand 1
+      bik,bkj->bij
+        ^  ^
+    hint: operand 1 has shape [64, 128, 512]; did you mean `bjk`?
+    ");
+    // Of several orders the one that moves least.
+    assert_refused!(SizeConflict, "abc,cab->", [f32(&[2, 3, 5]), f32(&[3, 2, 5])], @"
+    label `c` is 5 in operand 0 but 3 in operand 1
+      abc,cab->
+        ^ ^
+    hint: operand 1 has shape [3, 2, 5]; did you mean `bac`?
+    ");
+    // Two orders fit equally well: none is named.
+    assert_refused!(SizeConflict, "a,abc->bc", [f32(&[2]), f32(&[3, 2, 2])], @"
+    label `a` is 2 in operand 0 but 3 in operand 1
+      a,abc->bc
+      ^ ^
+    hint: operand 1 has shape [3, 2, 2]
+    ");
+    // Another letter.
+    assert_refused!(SizeConflict, "ij,ji,ki->k", [f32(&[2, 3]), f32(&[3, 2]), f32(&[5, 3])], @"
+    label `i` is 2 in operand 0 but 3 in operand 2
+      ij,ji,ki->k
+      ^      ^
+    hint: operand 2 has shape [5, 3]; did you mean `kj`?
+    ");
+    // The first operand is the odd one.
+    assert_refused!(SizeConflict, "dq,[qk]d->qk", [f32(&[2, 3]), f32(&[7, 3]), i64(&[2, 11])], @"
+    label `d` is 2 in operand 0 but 3 in operand 1
+      dq,[qk]d->qk
+      ^      ^
+    hint: operand 0 has shape [2, 3]; did you mean `qd`?
+    ");
+    // What stands in brackets stays.
+    assert_refused!(SizeConflict, "qd,d[qk]->qk", [f32(&[2, 3]), f32(&[7, 3]), i64(&[2, 11])], @"
+    label `d` is 3 in operand 0 but 7 in operand 1
+      qd,d[qk]->qk
+       ^ ^
+    hint: operand 1 has shape [7, 3]
+    ");
+    // Nothing fits.
+    assert_refused!(SizeConflict, "ij,jk->ik", [f32(&[2, 3]), f32(&[5, 7])], @"
+    label `j` is 3 in operand 0 but 5 in operand 1
+      ij,jk->ik
+       ^ ^
+    hint: operand 1 has shape [5, 7]
     ");
 }
 
 #[test]
 fn size_conflict_with_sizes() {
     assert_refused!(SizeConflict, "ij->j", [f32(&[2, 3])], sizes(&[("i", 5)]), @"
-    label `i` is 2 in an operand but 5 in `sizes`
+    label `i` is 2 in operand 0 but 5 in `sizes`
       ij->j
+      ^
     ");
 }
 
 #[test]
 fn missing_size() {
-    assert_refused!(MissingSize, "i->ij", [f32(&[2])], @r#"
+    assert_refused!(MissingSize, "i->ij", [f32(&[2])], @"
     nothing gives label `j` a length
       i->ij
           ^
-    hint: name it in `sizes`, as in {"j": 4}
-    "#);
-    assert_refused!(MissingSize, "[q+w-1]->q", [f32(&[7])], sizes(&[("q", 7)]), @r#"
+    hint: name it in `sizes`, as in `j=4`
+    ");
+    assert_refused!(MissingSize, "[q+w-1]->q", [f32(&[7])], sizes(&[("q", 7)]), @"
     nothing gives label `w` a length
       [q+w-1]->q
       ^^^^^^^
-    hint: name it in `sizes`, as in {"w": 4}
-    "#);
-    assert_refused!(MissingSize, "[q+w]->q", [f32(&[7])], @r#"
+    hint: name it in `sizes`, as in `w=4`
+    ");
+    assert_refused!(MissingSize, "[q+w]->q", [f32(&[7])], @"
     nothing gives label `q` a length
       [q+w]->q
       ^^^^^
-    hint: name it in `sizes`, as in {"q": 4}
-    "#);
-    assert_refused!(MissingSize, "e->[e]", [f32(&[7]), i64(&[7])], @r#"
+    hint: name it in `sizes`, as in `q=4`
+    ");
+    assert_refused!(MissingSize, "e->[e]", [f32(&[7]), i64(&[7])], @"
     nothing gives the output axis `[e]` a length
       e->[e]
          ^^^
-    hint: name it in `sizes`, as in {"[e]": 1000}
-    "#);
-    assert_refused!(MissingSize, "bq,w->b[q+w-1]", [f32(&[2, 5]), f32(&[3])], @r#"
+    hint: name it in `sizes`, as in `[e]=1000`
+    ");
+    assert_refused!(MissingSize, "bq,w->b[q+w-1]", [f32(&[2, 5]), f32(&[3])], @"
     nothing gives the output axis `[q+w-1]` a length
       bq,w->b[q+w-1]
              ^^^^^^^
-    hint: name it in `sizes`, as in {"[q+w-1]": 1000}
-    "#);
+    hint: name it in `sizes`, as in `[q+w-1]=1000`
+    ");
 }
 
 #[test]
@@ -242,7 +323,7 @@ fn result_type() {
 #[test]
 fn out_of_another_shape() {
     assert_refused!(Out, "ij->ji", [f32(&[2, 3])], out(f32(&[3])), @"
-    `out` has 1 axes but the result has 2
+    `out` has 1 axis but the result has 2
       ij->ji
           ^^
     ");
@@ -252,7 +333,7 @@ fn out_of_another_shape() {
           ^^
     ");
     assert_refused!(Out, "ij->", [f32(&[2, 3])], out(f32(&[1])), @"
-    `out` has 1 axes but the result has 0
+    `out` has 1 axis but the result has 0
       ij->
           ^
     ");

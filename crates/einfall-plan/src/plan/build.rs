@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use einfall_tensor::DType;
 
 use super::{Plan, PlanError, PlanOptions, Slot, Step, Temp, memory, slice};
-use crate::contraction::classify;
+use crate::contraction::{Access, Contraction, Loop, Role, classify};
 use crate::kernel::{KernelSpec, choose};
 use crate::machine::Machine;
 use crate::path::{Network, find_path};
@@ -60,6 +60,21 @@ pub(super) fn build(
     let lens = |label: LabelId| problem.len(label);
     let network = Network { operands: &label_sets, lens: &lens, output: &output_labels };
     let path = find_path(&network, &options.order).map_err(PlanError::Path)?;
+    if let Some(empty) = problem.labels.iter().position(|label| label.len == 0) {
+        let step = nothing(&problem, LabelId(empty as u32), machine, kernels, options)?;
+        return Ok(Plan {
+            workspace_bytes: step.estimate().workspace_bytes,
+            steps: vec![step],
+            epilogue: None,
+            temps: Vec::new(),
+            slices: Vec::new(),
+            slice_sum: None,
+            method: path.method,
+            arena_bytes: 0,
+            machine: machine.clone(),
+            problem,
+        });
+    }
     let sliced = slice::choose_slices(&network, &path, options.memory_limit)?;
 
     let mut builder = Builder {
@@ -75,8 +90,11 @@ pub(super) fn build(
     };
     let Ending { slice_sum, epilogue } = builder.run(operands, &path.pairs)?;
     let Builder { sliced, steps, mut temps, .. } = builder;
-    let arena_bytes = memory::lay_out(&steps, epilogue.as_ref(), &mut temps, slice_sum, !sliced.is_empty());
     let scratch = steps.iter().chain(&epilogue).map(|step| step.estimate().workspace_bytes).max().unwrap_or(0);
+    let arena = memory::lay_out(&steps, epilogue.as_ref(), &mut temps, slice_sum, !sliced.is_empty());
+    let addressable = arena.and_then(|arena| Some((arena, arena.checked_add(scratch)?)));
+    let (arena_bytes, workspace_bytes) =
+        addressable.ok_or_else(|| PlanError::TooLarge { elements: temps.iter().map(|temp| temp.len as u128).sum() })?;
     Ok(Plan {
         steps,
         epilogue,
@@ -85,9 +103,43 @@ pub(super) fn build(
         slice_sum,
         method: path.method,
         arena_bytes,
-        workspace_bytes: arena_bytes + scratch,
+        workspace_bytes,
         machine: machine.clone(),
         problem,
+    })
+}
+
+/// The one step of a problem with a label that takes no value: the result is 0, if it has elements at all.
+///
+/// Other labels may have any length then, so no kernel is asked about them.
+fn nothing(
+    problem: &Problem,
+    empty: LabelId,
+    machine: &Machine,
+    kernels: &[KernelSpec],
+    options: &PlanOptions,
+) -> Result<Step, PlanError> {
+    let access = || Access { strides: vec![0], ..Access::default() };
+    let contraction = Contraction {
+        loops: vec![Loop { name: problem.name(empty).to_string(), len: 0, role: Role::Contracted }],
+        left: access(),
+        right: None,
+        out: access(),
+        dtype: problem.operands[0].dtype,
+        out_dtype: problem.output.dtype,
+        bounds: problem.bounds,
+    };
+    let text = problem.equation.to_string();
+    let (candidates, chosen) = choose(&contraction, machine, kernels, options.kernel.as_deref())
+        .ok_or_else(|| PlanError::NoKernel { step: format!("{text}: {contraction}") })?;
+    Ok(Step {
+        inputs: vec![(Slot::Operand(0), Term::default())],
+        output: (Slot::Output, Term::default()),
+        text,
+        contraction,
+        candidates,
+        chosen,
+        why: Some("a label of length 0 leaves nothing to add up"),
     })
 }
 
@@ -185,10 +237,10 @@ impl Builder<'_> {
             self.push(&inputs, (Slot::Output, out.term.clone()), out.dtype, None)?;
             return Ok(Ending::default());
         }
-        let len: usize = out.layout.shape.iter().product();
-        let part = self.push_temp(len, accumulator);
+        let shape = &out.layout.shape;
+        let part = self.push_temp(shape, accumulator)?;
         self.push(&inputs, (Slot::Temp(part), out.row_major.clone()), accumulator, None)?;
-        let sum = if summed { self.push_temp(len, accumulator) } else { part };
+        let sum = if summed { self.push_temp(shape, accumulator)? } else { part };
         let epilogue = self.copy_to_output(sum, accumulator)?;
         Ok(Ending { slice_sum: summed.then_some((part, sum)), epilogue: Some(epilogue) })
     }
@@ -208,14 +260,10 @@ impl Builder<'_> {
             return Ok(input);
         }
         // The copy drops broadcast axes and keeps looked-up and window axes as they are: every axis becomes a label.
-        let Slot::Operand(number) = input.slot else {
-            unreachable!("intermediate results have the accumulator's type")
-        };
-        let axes = memory::axes_of(&input.term);
-        let lens = memory::axis_lens(self.problem, &input.term, &self.problem.operands[number]);
-        let len = lens.iter().product();
-        let temp = self.push_temp(len, dtype);
-        let strides = einfall_tensor::contiguous_strides(&lens);
+        debug_assert!(matches!(input.slot, Slot::Operand(_)), "intermediate results have the accumulator's type");
+        let (lens, axes) = memory::axes_of(self.problem, &input.term);
+        let temp = self.push_temp(&lens, dtype)?;
+        let strides = memory::dense_strides(&lens, &axes);
         let contraction = crate::contraction::copy(&lens, &axes, &strides, input.dtype, dtype, self.problem.bounds);
         let (candidates, chosen) = self.choose(&contraction, "convert")?;
         self.steps.push(Step {
@@ -227,7 +275,7 @@ impl Builder<'_> {
             chosen,
             why: Some("operands of different types meet in one"),
         });
-        let term = memory::with_strides(&input.term, &strides);
+        let term = memory::with_strides(self.problem, &input.term, &strides);
         Ok(Pending { slot: Slot::Temp(temp), dtype, term, labels: input.labels })
     }
 
@@ -253,20 +301,25 @@ impl Builder<'_> {
     fn new_temp(&mut self, labels: Vec<LabelId>, dtype: DType) -> Result<Pending, PlanError> {
         let kept: Vec<LabelId> = labels.into_iter().filter(|label| !self.sliced.contains(label)).collect();
         let lens: Vec<usize> = kept.iter().map(|&label| self.problem.len(label)).collect();
-        let elements = lens.iter().map(|&len| len as u128).try_fold(1u128, u128::checked_mul).unwrap_or(u128::MAX);
-        let addressable = elements.checked_mul(dtype.bytes() as u128).is_some_and(|bytes| bytes <= isize::MAX as u128);
-        if !addressable {
-            return Err(PlanError::TooLarge { elements });
-        }
+        let temp = self.push_temp(&lens, dtype)?;
         let strides = einfall_tensor::contiguous_strides(&lens);
         let term = Term { strides: kept.iter().copied().zip(strides).collect(), ..Term::default() };
-        let temp = self.push_temp(elements as usize, dtype);
         Ok(Pending { slot: Slot::Temp(temp), dtype, term, labels: kept })
     }
 
-    fn push_temp(&mut self, len: usize, dtype: DType) -> usize {
-        self.temps.push(Temp { dtype, len, offset_bytes: 0 });
-        self.temps.len() - 1
+    /// Room for an intermediate result of this shape.
+    fn push_temp(&mut self, lens: &[usize], dtype: DType) -> Result<usize, PlanError> {
+        let product = || lens.iter().try_fold(1u128, |product, &len| product.checked_mul(len as u128));
+        let elements = if lens.contains(&0) { Some(0) } else { product() };
+        let addressable = elements
+            .and_then(|count| count.checked_mul(dtype.bytes() as u128))
+            .is_some_and(|bytes| bytes <= memory::MOST_BYTES as u128);
+        let elements = elements.unwrap_or(u128::MAX);
+        if !addressable {
+            return Err(PlanError::TooLarge { elements });
+        }
+        self.temps.push(Temp { dtype, len: elements as usize, offset_bytes: 0 });
+        Ok(self.temps.len() - 1)
     }
 
     fn push(
@@ -288,7 +341,7 @@ impl Builder<'_> {
 
     fn choose(
         &self,
-        contraction: &crate::contraction::Contraction,
+        contraction: &Contraction,
         text: &str,
     ) -> Result<(Vec<crate::kernel::Candidate>, usize), PlanError> {
         choose(contraction, self.machine, self.kernels, self.options.kernel.as_deref())

@@ -1,23 +1,27 @@
 //! Terms as axes, and where intermediate results lie in the arena.
 
-use einfall_tensor::{Dims, Strides};
+use einfall_tensor::{Dims, Strides, contiguous_strides};
 
 use super::{Slot, Step, Temp};
-use crate::problem::{Operand, Problem, Term};
+use crate::problem::{Problem, Term};
 
 /// Alignment of intermediate results in the arena, bytes: a cache line.
 const ALIGNMENT: usize = 64;
 
+/// No intermediate result may be larger, so that its end can be rounded up to [`ALIGNMENT`].
+pub(super) const MOST_BYTES: usize = isize::MAX as usize - ALIGNMENT;
+
 /// Gives every intermediate result its place; two that never live at the same time may share bytes.
 ///
-/// First fit by time of birth, largest first among equals. Returns the arena's size in bytes.
+/// First fit by time of birth, largest first among equals. Returns the arena's size in bytes; `None` where
+/// that cannot be addressed.
 pub(super) fn lay_out(
     steps: &[Step],
     epilogue: Option<&Step>,
     temps: &mut [Temp],
     slice_sum: Option<(usize, usize)>,
     sliced: bool,
-) -> usize {
+) -> Option<usize> {
     let mut lives = vec![(usize::MAX, 0usize); temps.len()];
     for (at, step) in steps.iter().chain(epilogue).enumerate() {
         let slots = step.inputs.iter().map(|(slot, _)| *slot).chain([step.output.0]);
@@ -54,40 +58,58 @@ pub(super) fn lay_out(
             })
             .collect();
         taken.sort_unstable();
-        let mut offset = 0;
+        let mut offset = 0usize;
         for (start, end) in taken {
-            if offset + bytes <= start {
+            if offset.checked_add(bytes)? <= start {
                 break;
             }
             offset = offset.max(end);
         }
         temps[at].offset_bytes = offset;
-        arena = arena.max(offset + bytes);
+        arena = arena.max(offset.checked_add(bytes)?);
         placed.push(at);
     }
-    arena
+    (arena <= MOST_BYTES).then_some(arena)
 }
 
-/// Strides of all axes of a term: direct labels, then looked-up axes, then windows. Broadcast axes have none.
-pub(super) fn axes_of(term: &Term) -> Strides {
-    let direct = term.strides.iter().map(|(_, stride)| *stride).filter(|&stride| stride != 0);
-    direct.chain(term.lookups.iter().map(|l| l.stride)).chain(term.windows.iter().map(|w| w.stride)).collect()
+/// The axes of a term: direct labels, then looked-up axes, then windows, each with its length and its stride.
+///
+/// An axis of stride 0 repeats what is there once and is left out, unless it is empty: then there is nothing to read.
+pub(super) fn axes_of(problem: &Problem, term: &Term) -> (Dims, Strides) {
+    let direct = term.strides.iter().map(|(label, stride)| (problem.len(*label), *stride));
+    let looked_up = term.lookups.iter().map(|lookup| (lookup.len, lookup.stride));
+    let windows = term.windows.iter().map(|window| (window.len, window.stride));
+    direct.chain(looked_up).chain(windows).filter(|&(len, stride)| is_stored(len, stride)).unzip()
 }
 
-/// Lengths of the axes of [`axes_of`].
-pub(super) fn axis_lens(problem: &Problem, term: &Term, _operand: &Operand) -> Dims {
-    let direct = term.strides.iter().filter(|(_, stride)| *stride != 0).map(|(label, _)| problem.len(*label));
-    direct.chain(term.lookups.iter().map(|l| l.len)).chain(term.windows.iter().map(|w| w.len)).collect()
+fn is_stored(len: usize, stride: isize) -> bool {
+    stride != 0 || len == 0
+}
+
+/// Strides of a gapless copy whose axes lie in the order of `strides`, so that what is contiguous stays so.
+pub(super) fn dense_strides(lens: &[usize], strides: &[isize]) -> Strides {
+    let mut order: Vec<usize> = (0..lens.len()).collect();
+    order.sort_by_key(|&at| std::cmp::Reverse(strides[at].unsigned_abs()));
+    let ordered: Dims = order.iter().map(|&at| lens[at]).collect();
+    let mut dense: Strides = strides.into();
+    for (&at, stride) in order.iter().zip(contiguous_strides(&ordered)) {
+        dense[at] = stride;
+    }
+    dense
 }
 
 /// The same term over new strides for the axes of [`axes_of`].
-pub(super) fn with_strides(term: &Term, strides: &[isize]) -> Term {
+pub(super) fn with_strides(problem: &Problem, term: &Term, strides: &[isize]) -> Term {
     let mut next = strides.iter().copied();
-    let mut take = || next.next().expect("one stride an axis");
+    let mut renew = |len: usize, stride: &mut isize| {
+        if is_stored(len, *stride) {
+            *stride = next.next().expect("one stride an axis");
+        }
+    };
     let mut term = term.clone();
-    term.strides.iter_mut().filter(|(_, stride)| *stride != 0).for_each(|(_, stride)| *stride = take());
-    term.lookups.iter_mut().for_each(|lookup| lookup.stride = take());
-    term.windows.iter_mut().for_each(|window| window.stride = take());
+    term.strides.iter_mut().for_each(|(label, stride)| renew(problem.len(*label), stride));
+    term.lookups.iter_mut().for_each(|lookup| renew(lookup.len, &mut lookup.stride));
+    term.windows.iter_mut().for_each(|window| renew(window.len, &mut window.stride));
     term
 }
 

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::{Plan, Step};
+use crate::bind::plural;
 use crate::kernel::Cost;
 use crate::problem::Term;
 
@@ -14,8 +15,10 @@ impl fmt::Display for Plan {
         let shape = problem.output.layout.shape.as_slice();
         writeln!(
             f,
-            "result {shape:?} {}, {} threads, {}",
-            problem.output.dtype, self.machine.threads, self.machine.isa
+            "result {shape:?} {}, {}, {}",
+            problem.output.dtype,
+            plural(self.machine.threads, "thread"),
+            self.machine.isa
         )?;
         if self.steps.len() > 1 {
             writeln!(f, "order: {}", self.method)?;

@@ -28,7 +28,9 @@ pub(super) fn choose_slices(
             return Ok(sliced);
         };
         if needed <= limit as u128 {
-            return Ok(sliced);
+            let mut lens = sliced.iter().map(|&label| (network.lens)(label));
+            let slices = lens.try_fold(1usize, usize::checked_mul);
+            return slices.map(|_| sliced).ok_or(PlanError::TooManySlices { limit });
         }
         let candidates = largest.iter().filter(|label| !sliced.contains(label) && (network.lens)(**label) > 1);
         let longest = candidates.max_by_key(|&&label| ((network.lens)(label), std::cmp::Reverse(label))).copied();

@@ -18,7 +18,7 @@ use std::time::Duration;
 use einfall::{CpuDevice, Device, Isa, Machine};
 
 use super::record::{self, BenchReport, Settings};
-use super::table;
+use super::{table, units};
 use crate::arguments::KeysArgs;
 use crate::failure::Failure;
 use crate::host;
@@ -30,6 +30,7 @@ use options::Options;
 /// [`Failure`]: what was asked for makes no sense, files cannot be written, or a result of ours is wrong.
 pub fn run(args: &KeysArgs, out: &mut dyn Write) -> Result<(), Failure> {
     let options = Options::new(args)?;
+    check_memory(&options)?;
     let folder = write::Folder::open(&args.out)?;
     let device = measured_device(args)?;
     let mut report = BenchReport {
@@ -65,6 +66,16 @@ pub fn run(args: &KeysArgs, out: &mut dyn Write) -> Result<(), Failure> {
         return Ok(());
     }
     Err(Failure::internal(format!("einfall's result is wrong: {}", wrong.join(", "))))
+}
+
+/// Refuses data that there is no room for, which would end the process.
+fn check_memory(options: &Options) -> Result<(), Failure> {
+    let needed = options.data_bytes();
+    let Some(free) = host::available_bytes().map(|bytes| bytes as f64).filter(|free| needed > *free) else {
+        return Ok(());
+    };
+    let (needed, free) = (units::bytes(needed), units::bytes(free));
+    Err(Failure::bad_input(format!("{} takes {needed} of memory and {free} are free", options.sizes)))
 }
 
 /// The device with rates that somebody measured: given, saved, or measured now.

@@ -69,10 +69,12 @@ impl Options {
             [] => KS.into_iter().filter(|&k| k <= n).collect(),
             given => {
                 if let Some(&k) = given.iter().find(|&&k| k == 0 || k > n) {
-                    let message = format!(
-                        "`--k {k}` is not from 1 to n={n}\nhint: a list names no row twice; raise n with `-s n={k}`"
-                    );
-                    return Err(Failure::bad_input(message));
+                    let hint = if k == 0 {
+                        String::new()
+                    } else {
+                        format!("\nhint: a list names no row twice; raise n with `-s n={k}`")
+                    };
+                    return Err(Failure::bad_input(format!("`--k {k}` is not from 1 to n={n}{hint}")));
                 }
                 sorted(given)
             }
@@ -96,6 +98,14 @@ impl Options {
             budget: Duration::from_secs_f64(args.budget.unwrap_or(if args.quick { 0.02 } else { 0.5 })),
             seed: args.seed,
         })
+    }
+
+    /// Bytes of the data that every case needs, each array once more while it is made.
+    pub(super) fn data_bytes(&self) -> f64 {
+        let Sizes { b, h, q, n, d, .. } = self.sizes;
+        let elements = (q as f64 + 2.0 * n as f64) * d as f64 * self.dtype.bytes() as f64;
+        let entries = q as f64 * self.ks.last().copied().unwrap_or(1) as f64 * self.table_dtype.bytes() as f64;
+        2.0 * b as f64 * h as f64 * (elements + entries)
     }
 
     /// What is measured together, in order. All n keys are k = n, whatever the other cases are measured with.

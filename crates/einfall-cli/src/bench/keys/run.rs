@@ -92,7 +92,7 @@ struct Ours<'a> {
     call: Call<'a>,
     seconds: Vec<f64>,
     compared: Compared,
-    peak_bytes: usize,
+    peak_bytes: Option<usize>,
 }
 
 impl Bench<'_> {
@@ -218,7 +218,7 @@ impl Bench<'_> {
     fn our_row(&self, ours: &Ours<'_>) -> BenchRow {
         let engine = if self.group.op == Op::Attention { EINFALL_COMPOSED } else { EINFALL };
         let row = self.row(ours.case, engine, &ours.compared);
-        let row = BenchRow { way: Some(ours.call.way()), peak_bytes: Some(ours.peak_bytes as u64), ..row };
+        let row = BenchRow { way: Some(ours.call.way()), peak_bytes: ours.peak_bytes.map(|bytes| bytes as u64), ..row };
         with_times(row, ours.seconds.clone())
     }
 

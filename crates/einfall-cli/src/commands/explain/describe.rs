@@ -1,8 +1,6 @@
 //! Descriptions of arguments that are not there: from lengths, from shapes, from the headers of files.
 
-use einfall::{DType, Diagnostic, Equation, Layout, View};
-use einfall_equation::{Axis, Operand, Place};
-use einfall_plan::Argument;
+use einfall::{Argument, Axis, DType, Diagnostic, Equation, Label, Layout, Place, View};
 
 use crate::arguments::{Expand, Shape};
 use crate::failure::Failure;
@@ -28,23 +26,23 @@ pub(super) fn from_lengths(equation: &Equation, lengths: &Lengths, dtypes: DType
         let lens = axes.map(|(at, axis)| axis_len(equation, lengths, number, at, axis));
         let shape = lens.collect::<Result<Vec<_>, _>>()?;
         arguments.push(Argument { dtype: dtypes.operand, layout: Layout::contiguous(&shape) });
-        push_tables(equation, lengths, operand, Place::Operand(number), dtypes, &mut arguments)?;
+        push_tables(equation, lengths, &operand.axes, Place::Operand(number), dtypes, &mut arguments)?;
     }
-    push_tables(equation, lengths, &equation.explicit_output(), Place::Output, dtypes, &mut arguments)?;
+    push_tables(equation, lengths, &equation.explicit_output().axes, Place::Output, dtypes, &mut arguments)?;
     Ok(arguments)
 }
 
 fn push_tables(
     equation: &Equation,
     lengths: &Lengths,
-    term: &Operand,
+    axes: &[Axis],
     place: Place,
     dtypes: DTypes,
     arguments: &mut Vec<Argument>,
 ) -> Result<(), Failure> {
-    for (at, axis) in term.axes.iter().enumerate() {
+    for (at, axis) in axes.iter().enumerate() {
         let Axis::Lookup(labels) = axis else { continue };
-        let len = |label: &einfall_equation::Label| {
+        let len = |label: &Label| {
             let label = label.to_string();
             lengths.label(&label).ok_or_else(|| missing(equation, place, at, &format!("label `{label}`"), &label))
         };

@@ -2,8 +2,7 @@
 //!
 //! In: a plan. Out: [`Why`], facts that JSON shows and a paragraph that people read. Pure.
 
-use einfall::{DType, Plan};
-use einfall_plan::{LabelId, Problem, Term};
+use einfall::{DType, Estimate, LabelId, Plan, Problem, Term};
 use serde::Serialize;
 
 use crate::bench::units;
@@ -81,7 +80,7 @@ pub(super) fn explain(plan: &Plan) -> Why {
         let mut offers: Vec<_> =
             step.candidates.iter().filter_map(|candidate| candidate.answer.as_ref().ok()).collect();
         offers.sort_by(|a, b| a.cost.seconds.total_cmp(&b.cost.seconds));
-        let text = |offer: &&einfall_plan::Estimate| {
+        let text = |offer: &&Estimate| {
             let (seconds, bytes) = (units::seconds(offer.cost.seconds), units::bytes(offer.cost.bytes));
             format!("{} {seconds} for {bytes}", offer.way)
         };

@@ -59,13 +59,11 @@ unsafe fn add_row<L: Lanes, const C: usize, const HEAD: bool>(
 /// `P` lists side by side over one block of `C` chunks of columns, which starts at `column`.
 #[inline(always)]
 unsafe fn side_by_side<L: Lanes, W: RowWeight<L::Element>, const P: usize, const C: usize, const HEAD: bool>(
-    rows: *const L::Element,
     column: usize,
     head: usize,
     lists: &[AxpyList<L::Element, W>; P],
     accumulate: bool,
 ) {
-    let rows = rows.add(column);
     let mut accs = [[L::zero(); C]; P];
     let mut common = usize::MAX;
     for p in 0..P {
@@ -74,7 +72,7 @@ unsafe fn side_by_side<L: Lanes, W: RowWeight<L::Element>, const P: usize, const
     }
     for i in 0..common {
         for p in 0..P {
-            let row = rows.offset(*lists[p].offsets.add(i));
+            let row = lists[p].rows.offset(*lists[p].offsets.add(i)).add(column);
             let w = weight::<L, W>(lists[p].weights.add(i));
             add_row::<L, C, HEAD>(&mut accs[p], w, row, head);
         }
@@ -82,7 +80,7 @@ unsafe fn side_by_side<L: Lanes, W: RowWeight<L::Element>, const P: usize, const
     for p in 0..P {
         let list = &lists[p];
         for i in common..list.count {
-            let row = rows.offset(*list.offsets.add(i));
+            let row = list.rows.offset(*list.offsets.add(i)).add(column);
             add_row::<L, C, HEAD>(&mut accs[p], weight::<L, W>(list.weights.add(i)), row, head);
         }
         store_accs::<L, C, HEAD>(list.acc.add(column), &accs[p], head);
@@ -92,7 +90,6 @@ unsafe fn side_by_side<L: Lanes, W: RowWeight<L::Element>, const P: usize, const
 /// A block of `C` chunks of columns for all lists, `P` lists at a time.
 #[inline(always)]
 pub(super) unsafe fn columns<L: Lanes, W: RowWeight<L::Element>, const P: usize, const C: usize, const HEAD: bool>(
-    rows: *const L::Element,
     column: usize,
     d: usize,
     lists: &[AxpyList<L::Element, W>],
@@ -101,10 +98,10 @@ pub(super) unsafe fn columns<L: Lanes, W: RowWeight<L::Element>, const P: usize,
     let head = if HEAD { d - column - (C - 1) * L::STEP } else { 0 };
     let (groups, rest) = lists.as_chunks::<P>();
     for group in groups {
-        side_by_side::<L, W, P, C, HEAD>(rows, column, head, group, accumulate);
+        side_by_side::<L, W, P, C, HEAD>(column, head, group, accumulate);
     }
     for list in rest {
-        side_by_side::<L, W, 1, C, HEAD>(rows, column, head, &[*list], accumulate);
+        side_by_side::<L, W, 1, C, HEAD>(column, head, &[*list], accumulate);
     }
 }
 

@@ -79,7 +79,6 @@ fn fetch_ahead<T>(run: *const T, bytes: usize) {
 /// Dots whose `x` fits in `C` chunks. With `once` the rows of a list follow each other without gaps.
 #[inline(always)]
 pub(super) unsafe fn listed<L: Lanes, const C: usize, const HEAD: bool>(
-    rows: *const L::Element,
     d: usize,
     lists: &[DotList<L::Element>],
     once: bool,
@@ -87,6 +86,7 @@ pub(super) unsafe fn listed<L: Lanes, const C: usize, const HEAD: bool>(
     let row_bytes = d * size_of::<L::Element>();
     let head = if HEAD { d - (C - 1) * L::STEP } else { 0 };
     for list in lists {
+        let rows = list.rows;
         let mut x = [L::zero(); C];
         for (c, chunk) in x.iter_mut().enumerate() {
             let p = list.x.add(c * L::STEP);
@@ -144,9 +144,9 @@ unsafe fn group<L: Lanes, const G: usize>(
 
 /// Dots of rows that are longer than the registers; `d` is at least [`Lanes::STEP`].
 #[inline(always)]
-pub(super) unsafe fn long<L: Lanes>(rows: *const L::Element, d: usize, lists: &[DotList<L::Element>]) {
+pub(super) unsafe fn long<L: Lanes>(d: usize, lists: &[DotList<L::Element>]) {
     for list in lists {
-        let row = |i: usize| rows.offset(*list.offsets.add(i));
+        let row = |i: usize| list.rows.offset(*list.offsets.add(i));
         let mut i = 0;
         while i + L::BLOCK <= list.count {
             // 16 is the largest block of any lanes; 4 divides every block and gives the four chains that the latency

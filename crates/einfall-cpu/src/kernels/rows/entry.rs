@@ -19,36 +19,35 @@ macro_rules! entries {
                 _: L,
                 call: &Dots<L::Element>,
             ) {
-                let &Dots { rows, d, lists, once } = call;
+                let &Dots { d, lists, once } = call;
                 if d == 0 {
                     for list in lists {
                         axpys::clear::<L::Element>(list.out, list.count);
                     }
                 } else if d > L::DOT_CHUNKS * L::STEP {
-                    long_dots::<L>(rows, d, lists);
+                    long_dots::<L>(d, lists);
                 } else if d % L::STEP == 0 {
-                    choose_dots::<L, false>(rows, d, lists, once);
+                    choose_dots::<L, false>(d, lists, once);
                 } else {
-                    choose_dots::<L, true>(rows, d, lists, once);
+                    choose_dots::<L, true>(d, lists, once);
                 }
             }
 
             unsafe fn choose_dots<L: Lanes, const HEAD: bool>(
-                rows: *const L::Element,
                 d: usize,
                 lists: &[DotList<L::Element>],
                 once: bool,
             ) {
                 match d.div_ceil(L::STEP) {
-                    1 => dots_of_chunks::<L, 1, HEAD>(rows, d, lists, once),
-                    2 => dots_of_chunks::<L, 2, HEAD>(rows, d, lists, once),
-                    3 => dots_of_chunks::<L, 3, HEAD>(rows, d, lists, once),
-                    4 => dots_of_chunks::<L, 4, HEAD>(rows, d, lists, once),
+                    1 => dots_of_chunks::<L, 1, HEAD>(d, lists, once),
+                    2 => dots_of_chunks::<L, 2, HEAD>(d, lists, once),
+                    3 => dots_of_chunks::<L, 3, HEAD>(d, lists, once),
+                    4 => dots_of_chunks::<L, 4, HEAD>(d, lists, once),
                     c if L::DOT_CHUNKS > 4 => match c {
-                        5 => dots_of_chunks::<L, 5, HEAD>(rows, d, lists, once),
-                        6 => dots_of_chunks::<L, 6, HEAD>(rows, d, lists, once),
-                        7 => dots_of_chunks::<L, 7, HEAD>(rows, d, lists, once),
-                        _ => dots_of_chunks::<L, 8, HEAD>(rows, d, lists, once),
+                        5 => dots_of_chunks::<L, 5, HEAD>(d, lists, once),
+                        6 => dots_of_chunks::<L, 6, HEAD>(d, lists, once),
+                        7 => dots_of_chunks::<L, 7, HEAD>(d, lists, once),
+                        _ => dots_of_chunks::<L, 8, HEAD>(d, lists, once),
                     },
                     c => unreachable!("{c} chunks do not fit in registers"),
                 }
@@ -56,17 +55,16 @@ macro_rules! entries {
 
             $(#[$attribute])*
             unsafe fn dots_of_chunks<L: Lanes, const C: usize, const HEAD: bool>(
-                rows: *const L::Element,
                 d: usize,
                 lists: &[DotList<L::Element>],
                 once: bool,
             ) {
-                dots::listed::<L, C, HEAD>(rows, d, lists, once);
+                dots::listed::<L, C, HEAD>(d, lists, once);
             }
 
             $(#[$attribute])*
-            unsafe fn long_dots<L: Lanes>(rows: *const L::Element, d: usize, lists: &[DotList<L::Element>]) {
-                dots::long::<L>(rows, d, lists);
+            unsafe fn long_dots<L: Lanes>(d: usize, lists: &[DotList<L::Element>]) {
+                dots::long::<L>(d, lists);
             }
 
             $(#[$attribute])*
@@ -90,14 +88,14 @@ macro_rules! entries {
                 _: L,
                 call: &Axpys<L::Element, W>,
             ) {
-                let &Axpys { rows, d, lists, accumulate } = call;
+                let &Axpys { d, lists, accumulate } = call;
                 let mut column = 0;
                 while column < d {
                     let c = L::AXPY_CHUNKS.min((d - column).div_ceil(L::STEP));
                     if column + c * L::STEP <= d {
-                        choose_axpys::<L, W, false>(c, rows, column, d, lists, accumulate);
+                        choose_axpys::<L, W, false>(c, column, d, lists, accumulate);
                     } else {
-                        choose_axpys::<L, W, true>(c, rows, column, d, lists, accumulate);
+                        choose_axpys::<L, W, true>(c, column, d, lists, accumulate);
                     }
                     column += c * L::STEP;
                 }
@@ -105,23 +103,22 @@ macro_rules! entries {
 
             unsafe fn choose_axpys<L: Lanes, W: RowWeight<L::Element>, const HEAD: bool>(
                 c: usize,
-                rows: *const L::Element,
                 column: usize,
                 d: usize,
                 lists: &[AxpyList<L::Element, W>],
                 accumulate: bool,
             ) {
                 match c {
-                    1 => axpys_of_chunks::<L, W, 1, HEAD>(rows, column, d, lists, accumulate),
-                    2 => axpys_of_chunks::<L, W, 2, HEAD>(rows, column, d, lists, accumulate),
+                    1 => axpys_of_chunks::<L, W, 1, HEAD>(column, d, lists, accumulate),
+                    2 => axpys_of_chunks::<L, W, 2, HEAD>(column, d, lists, accumulate),
                     c if L::AXPY_CHUNKS > 2 => match c {
-                        3 => axpys_of_chunks::<L, W, 3, HEAD>(rows, column, d, lists, accumulate),
-                        4 => axpys_of_chunks::<L, W, 4, HEAD>(rows, column, d, lists, accumulate),
+                        3 => axpys_of_chunks::<L, W, 3, HEAD>(column, d, lists, accumulate),
+                        4 => axpys_of_chunks::<L, W, 4, HEAD>(column, d, lists, accumulate),
                         c if L::AXPY_CHUNKS > 4 => match c {
-                            5 => axpys_of_chunks::<L, W, 5, HEAD>(rows, column, d, lists, accumulate),
-                            6 => axpys_of_chunks::<L, W, 6, HEAD>(rows, column, d, lists, accumulate),
-                            7 => axpys_of_chunks::<L, W, 7, HEAD>(rows, column, d, lists, accumulate),
-                            _ => axpys_of_chunks::<L, W, 8, HEAD>(rows, column, d, lists, accumulate),
+                            5 => axpys_of_chunks::<L, W, 5, HEAD>(column, d, lists, accumulate),
+                            6 => axpys_of_chunks::<L, W, 6, HEAD>(column, d, lists, accumulate),
+                            7 => axpys_of_chunks::<L, W, 7, HEAD>(column, d, lists, accumulate),
+                            _ => axpys_of_chunks::<L, W, 8, HEAD>(column, d, lists, accumulate),
                         },
                         c => unreachable!("{c} chunks do not fit in registers"),
                     },
@@ -131,18 +128,17 @@ macro_rules! entries {
 
             $(#[$attribute])*
             unsafe fn axpys_of_chunks<L: Lanes, W: RowWeight<L::Element>, const C: usize, const HEAD: bool>(
-                rows: *const L::Element,
                 column: usize,
                 d: usize,
                 lists: &[AxpyList<L::Element, W>],
                 accumulate: bool,
             ) {
                 if 4 * C <= L::SIDE_BY_SIDE {
-                    axpys::columns::<L, W, 4, C, HEAD>(rows, column, d, lists, accumulate);
+                    axpys::columns::<L, W, 4, C, HEAD>(column, d, lists, accumulate);
                 } else if 2 * C <= L::SIDE_BY_SIDE {
-                    axpys::columns::<L, W, 2, C, HEAD>(rows, column, d, lists, accumulate);
+                    axpys::columns::<L, W, 2, C, HEAD>(column, d, lists, accumulate);
                 } else {
-                    axpys::columns::<L, W, 1, C, HEAD>(rows, column, d, lists, accumulate);
+                    axpys::columns::<L, W, 1, C, HEAD>(column, d, lists, accumulate);
                 }
             }
 

@@ -16,9 +16,11 @@
 //!
 //! let (rows, x) = ([1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], [10.0_f32, 1.0]);
 //! let mut out = [0.0; 2];
-//! let list = DotList { x: x.as_ptr(), offsets: [4, 0].as_ptr(), count: 2, out: out.as_mut_ptr() };
+//! let offsets = [4, 0];
+//! let list =
+//!     DotList { x: x.as_ptr(), rows: rows.as_ptr(), offsets: offsets.as_ptr(), count: 2, out: out.as_mut_ptr() };
 //! // SAFETY: both offsets leave a row of 2 elements inside `rows`.
-//! unsafe { row_dots(Isa::Portable, rows.as_ptr(), 2, &[list]) };
+//! unsafe { row_dots(Isa::Portable, 2, &[list]) };
 //! assert_eq!(out, [56.0, 12.0]);
 //! ```
 
@@ -45,6 +47,8 @@ use crate::isa::Isa;
 pub struct DotList<T: RowElement> {
     /// `d` elements.
     pub x: *const T,
+    /// The base of the rows.
+    pub rows: *const T,
     /// `count` offsets in elements.
     pub offsets: *const isize,
     /// Number of rows.
@@ -113,6 +117,8 @@ pub struct MultiDots<T: RowElement> {
 pub struct AxpyList<T: RowElement, W: RowWeight<T> = T> {
     /// `count` weights.
     pub weights: *const W,
+    /// The base of the rows.
+    pub rows: *const T,
     /// `count` offsets in elements.
     pub offsets: *const isize,
     /// Number of rows.
@@ -150,7 +156,6 @@ pub struct MultiAxpys<T: RowElement, W: RowWeight<T> = T> {
 /// The arguments of [`row_dots`].
 #[doc(hidden)]
 pub struct Dots<'a, T: RowElement> {
-    rows: *const T,
     d: usize,
     lists: &'a [DotList<T>],
     /// Rows follow each other without gaps and are read only once: they are fetched ahead, past the caches.
@@ -160,7 +165,6 @@ pub struct Dots<'a, T: RowElement> {
 /// The arguments of [`row_axpys`].
 #[doc(hidden)]
 pub struct Axpys<'a, T: RowElement, W: RowWeight<T>> {
-    rows: *const T,
     d: usize,
     lists: &'a [AxpyList<T, W>],
     accumulate: bool,
@@ -170,11 +174,11 @@ pub struct Axpys<'a, T: RowElement, W: RowWeight<T>> {
 /// chosen once. Below about 4 rows a list, [`paired_dots`] over all lists is faster.
 ///
 /// # Safety
-/// The machine has `isa`. Every pointer is valid for what the list says of it, `rows` plus each offset for reading `d`
-/// elements; nothing written overlaps anything read. `offsets` are aligned, the rest need not be.
-pub unsafe fn row_dots<T: RowElement>(isa: Isa, rows: *const T, d: usize, lists: &[DotList<T>]) {
+/// The machine has `isa`. Every pointer is valid for what the list says of it, its `rows` plus each offset for reading
+/// `d` elements; nothing written overlaps anything read. `offsets` are aligned, the rest need not be.
+pub unsafe fn row_dots<T: RowElement>(isa: Isa, d: usize, lists: &[DotList<T>]) {
     // SAFETY: the caller's promise is the one asked for.
-    unsafe { T::dots(isa, &Dots { rows, d, lists, once: false }) }
+    unsafe { T::dots(isa, &Dots { d, lists, once: false }) }
 }
 
 /// The dots of each list's vector with rows that lie `row_stride` elements apart: stored keys, at memory speed.
@@ -202,9 +206,14 @@ pub unsafe fn row_dots_strided<T: RowElement>(
             let n = offsets.len().min(count - first);
             // SAFETY: rows `first .. first + n` exist, so the list is one of those that the caller promised.
             unsafe {
-                let list = DotList { x, offsets: offsets.as_ptr(), count: n, out: out.add(first) };
-                let rows = rows.offset(first as isize * row_stride);
-                T::dots(isa, &Dots { rows, d, lists: &[list], once });
+                let list = DotList {
+                    x,
+                    rows: rows.offset(first as isize * row_stride),
+                    offsets: offsets.as_ptr(),
+                    count: n,
+                    out: out.add(first),
+                };
+                T::dots(isa, &Dots { d, lists: &[list], once });
             }
         }
     }
@@ -231,8 +240,9 @@ pub unsafe fn row_dots_multi<T: RowElement>(isa: Isa, call: &MultiDots<T>) {
             let (x, out) = (x.offset(k as isize * x_stride), out.offset(k as isize * out_stride));
             if d == 0 || m - k == 1 {
                 for k in 0..dots::MULTI.min(m - k) as isize {
-                    let list = DotList { x: x.offset(k * x_stride), offsets, count, out: out.offset(k * out_stride) };
-                    T::dots(isa, &Dots { rows, d, lists: &[list], once: false });
+                    let list =
+                        DotList { x: x.offset(k * x_stride), rows, offsets, count, out: out.offset(k * out_stride) };
+                    T::dots(isa, &Dots { d, lists: &[list], once: false });
                 }
             } else {
                 T::multi_dots(isa, &MultiDots { x, out, m: m - k, ..*call });
@@ -246,18 +256,17 @@ pub unsafe fn row_dots_multi<T: RowElement>(isa: Isa, call: &MultiDots<T>) {
 /// Serves a scatter too: with an inverted table each row of the output is a list.
 ///
 /// # Safety
-/// The machine has `isa`. Every pointer is valid for what the list says of it, `rows` plus each offset for reading `d`
-/// elements, `acc` for reading and writing `d`; no `acc` overlaps another or anything else that is read. `offsets` are
+/// The machine has `isa`. Every pointer is valid for what the list says of it, its `rows` plus each offset for reading
+/// `d` elements, `acc` for reading and writing `d`; no `acc` overlaps another or anything else that is read. `offsets` are
 /// aligned, the rest need not be.
 pub unsafe fn row_axpys<T: RowElement, W: RowWeight<T>>(
     isa: Isa,
-    rows: *const T,
     d: usize,
     lists: &[AxpyList<T, W>],
     accumulate: bool,
 ) {
     // SAFETY: the caller's promise is the one asked for.
-    unsafe { T::axpys(isa, &Axpys { rows, d, lists, accumulate }) }
+    unsafe { T::axpys(isa, &Axpys { d, lists, accumulate }) }
 }
 
 /// The weighted sums of the same rows under several weight vectors; each row is read once for four of them.
@@ -272,8 +281,8 @@ pub unsafe fn row_axpys_multi<T: RowElement, W: RowWeight<T>>(isa: Isa, call: &M
             let weights = weights.offset(k as isize * weight_stride);
             let acc = acc.offset(k as isize * acc_stride);
             if m - k == 1 {
-                let lists = &[AxpyList { weights, offsets, count, acc }];
-                T::axpys(isa, &Axpys { rows, d, lists, accumulate });
+                let lists = &[AxpyList { weights, rows, offsets, count, acc }];
+                T::axpys(isa, &Axpys { d, lists, accumulate });
             } else {
                 T::multi_axpys(isa, &MultiAxpys { weights, acc, m: m - k, ..*call });
             }
