@@ -24,7 +24,7 @@ pub(crate) fn prepared(
     prepare(equation, views, options).map_err(|error| to_python(py, error))
 }
 
-/// Runs a plan for arguments that have been compared with it.
+/// Runs a plan; the device compares the arguments with it.
 fn execute(prepared: &Prepared, views: &[View<'_>], out: &mut ViewMut<'_>) -> Result<(), Error> {
     // SAFETY: plans are made by `cache::plan` for this processor, whose threads alone differ after a fork, and nobody
     // changes them.
@@ -39,10 +39,7 @@ pub(crate) unsafe fn run_fresh(py: Python<'_>, prepared: &Prepared, views: &[Vie
     let output = &prepared.plan.problem.output;
     // SAFETY: by the caller.
     let out = unsafe { ViewMut::from_raw_parts(out, output.dtype, output.layout.clone()) };
-    let run = |mut out: ViewMut<'_>| {
-        prepared.plan.check_arguments(views, &out)?;
-        execute(prepared, views, &mut out)
-    };
+    let run = |mut out: ViewMut<'_>| execute(prepared, views, &mut out);
     let result = match out {
         Err(error) => Err(error.into()),
         Ok(out) if prepared.long => py.detach(|| run(out)),
@@ -75,11 +72,9 @@ pub(crate) fn run_into(
         let mut result = Tensor::zeros(dtype, shape)?;
         let apart = Argument { dtype, layout: result.view().layout().clone() };
         let apart = prepare(equation, views, &Options { out: Some(apart), ..options.clone() })?;
-        apart.plan.check_arguments(views, &result.view_mut())?;
         execute(&apart, views, &mut result.view_mut())?;
         let to = Options { out: options.out.clone(), ..Options::default() };
         let copy = prepare("...->...", &[result.view()], &to)?;
-        copy.plan.check_arguments(&[result.view()], out)?;
         execute(&copy, &[result.view()], out)
     };
     let result = if prepared.long { py.detach(run) } else { run() };

@@ -19,7 +19,8 @@ pub(crate) fn _terms<'py>(
     equation: &str,
 ) -> PyResult<(Bound<'py, PyTuple>, Bound<'py, PyTuple>, bool)> {
     let equation = parse(py, equation)?;
-    let operands: Vec<_> = equation.operands().iter().map(|operand| term(py, &operand.axes)).collect::<PyResult<_>>()?;
+    let operands: Vec<_> =
+        equation.operands().iter().map(|operand| term(py, &operand.axes)).collect::<PyResult<_>>()?;
     Ok((PyTuple::new(py, operands)?, term(py, &equation.explicit_output().axes)?, equation.output().is_some()))
 }
 

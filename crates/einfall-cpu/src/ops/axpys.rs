@@ -135,8 +135,10 @@ where
     let accesses = [rows, weights.unwrap_or(rows), &contraction.out];
     let mut walk = Walk::new(accesses, outer.iter().copied(), run.tables, contraction.bounds);
     walk.seek(range.start / strips);
-    let mut turn = Walk::new(accesses, turns.iter().copied(), run.tables, contraction.bounds);
-    let turn_count = turn.count();
+    let turn_count = turns.iter().map(|(_, len)| len).product::<usize>();
+    // Without further summed loops there is nothing more to walk.
+    let mut turn = (turn_count != 1 || strips != 1)
+        .then(|| Walk::new(accesses, turns.iter().copied(), run.tables, contraction.bounds));
     let row_loop = pattern.row_loop;
     let source = |access| RowOffsets::new(access, row_loop, run.tables, contraction.bounds, run.isa);
     let source = Heads::new(source(rows), weights.map(source), &contraction.out, walk.fastest());
@@ -147,7 +149,7 @@ where
     let direct = out_stride == 1 && U::DTYPE == <T as Scalar>::Acc::DTYPE && out.is_aligned();
 
     // Sums are added up side by side, a block of each one's rows at a time.
-    let together = if turn_count == 1 && strips == 1 { (BLOCK / len.clamp(1, ROWS)).min(LISTS) } else { 1 };
+    let together = if turn.is_none() { (BLOCK / len.clamp(1, ROWS)).min(LISTS) } else { 1 };
     let block = BLOCK / together;
     // As long as needed: to clear whole blocks takes longer than a small product.
     let most = together.min(range.len());
@@ -168,7 +170,7 @@ where
         let columns = COLUMNS.min(d - column);
         let target = |to: isize| out.wrapping_offset(to + column as isize * out_stride);
         targets.clear();
-        if turn_count != 1 || strips != 1 {
+        if let Some(turn) = &mut turn {
             turn.follow(&walk);
             targets.push(target(walk.plain_offset(2)));
             if (flat + 1).is_multiple_of(strips) {
@@ -178,11 +180,12 @@ where
         for turn_number in 0..turn_count {
             // SAFETY: `bound`: the walks are within the loops.
             unsafe {
-                if turn_count == 1 && strips == 1 {
-                    source.read(&mut walk, size, &mut heads)?;
-                    targets.extend(heads.iter().map(|head| target(head.to)));
-                } else {
-                    source.read(&mut turn, 1, &mut heads)?;
+                match &mut turn {
+                    Some(turn) => source.read(turn, 1, &mut heads)?,
+                    None => {
+                        source.read(&mut walk, size, &mut heads)?;
+                        targets.extend(heads.iter().map(|head| target(head.to)));
+                    }
                 }
             }
             for first in (0..len).step_by(block) {
