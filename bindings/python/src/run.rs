@@ -28,7 +28,8 @@ pub(crate) fn prepared(
 fn execute(prepared: &Prepared, views: &[View<'_>], out: &mut ViewMut<'_>) -> Result<(), Error> {
     // SAFETY: plans are made by `cache::plan` for this processor, whose threads alone differ after a fork, and nobody
     // changes them.
-    Ok(unsafe { device()?.run(&prepared.plan, views, out)? })
+    unsafe { device()?.run(&prepared.plan, views, out)? };
+    Ok(())
 }
 
 /// Writes a result that nobody has seen yet. Where it fails, some of it may have been written.
