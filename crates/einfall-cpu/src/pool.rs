@@ -98,6 +98,8 @@ impl Pool {
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
             Err(TryLockError::WouldBlock) => return job(),
         };
+        // A job whose caller panicked too left this behind.
+        shared.panicked.store(false, Ordering::Relaxed);
         let erased: *const (dyn Fn() + Sync + '_) = job;
         // SAFETY: only the lifetime changes; by `gate` nobody reads the job after this function returned.
         let erased: Job = unsafe { std::mem::transmute(erased) };

@@ -130,7 +130,7 @@ fn the_equations_of_the_notation() {
     ");
     assert_snapshot!(plan("td,[t]df->tf", &[f32(&[500, 64]), f32(&[8, 64, 128]), i64(&[500])]), @"
     td,df[t]->tf   batch t=500, right f=128, contracted d=64
-      axpys: stream
+      sorted: sorted
     ");
     assert_snapshot!(plan("bk,[bk]d->bd", &[f32(&[128, 20]), f32(&[10_000, 64]), i64(&[128, 20])]), @"
     bk,d[bk]->bd   batch b=128, right d=64, contracted k=20
@@ -190,7 +190,7 @@ fn sums_and_copies() {
     ");
     assert_snapshot!(plan("ij->j", &[f32(&[512, 256])]), @"
     ij->j   left j=256, contracted i=512
-      nest: nest
+      axpys: stream
     ");
     assert_snapshot!(plan("ij->", &[f32(&[512, 256])]), @"
     ij->   contracted ij=131072
@@ -216,7 +216,7 @@ fn several_steps() {
     ab,bc->ac   left a=512, right c=8, contracted b=256
       gemm: gemm
     cd,ac->ad   left d=128, right a=512, contracted c=8
-      axpys: stream
+      gemm: gemm
     ");
     let half = |shape: &[usize]| of(DType::BF16, shape);
     assert_snapshot!(plan("ij,jk->ik", &[half(&[128, 256]), half(&[256, 64])]), @"

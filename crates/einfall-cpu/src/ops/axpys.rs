@@ -5,11 +5,11 @@
 
 use einfall_plan::pattern::{RowAxpys, Side, row_axpys};
 use einfall_plan::{Contraction, Cost, Estimate, Machine, Role, Way};
-use einfall_tensor::{Element, with_element};
+use einfall_tensor::Element;
 use smallvec::SmallVec;
 
 use super::source::{Filled, Head, Heads, RowOffsets, Source, Start};
-use super::{Run, rows_cost};
+use super::{Run, rows_cost, with_types};
 use crate::kernels::rows::{AxpyList, RowElement, row_axpys as add_rows};
 use crate::scalar::Scalar;
 use crate::walk::{BadTable, Walk};
@@ -31,9 +31,7 @@ const COLUMNS: usize = 512;
 /// Why it cannot run the contraction.
 pub fn estimate(contraction: &Contraction, machine: &Machine) -> Result<Estimate, String> {
     let pattern = row_axpys(contraction)?;
-    if contraction.out_dtype != contraction.dtype && contraction.out_dtype != contraction.dtype.accumulator() {
-        return Err(format!("does not write {}", contraction.out_dtype));
-    }
+    super::check_out_dtype(contraction)?;
     let rows = pattern.rows.of(contraction).expect("matched");
     let d = contraction.loops[pattern.inner].len as f64;
     if d < 4.0 {
@@ -74,16 +72,9 @@ fn other_contracted(contraction: &Contraction, pattern: RowAxpys) -> impl Iterat
 /// `run` keeps its invariant `bound`.
 pub unsafe fn run(run: &Run<'_>) -> Result<(), BadTable> {
     let pattern = row_axpys(run.contraction).expect("the kernel made an offer");
-    let direct = run.contraction.out_dtype == run.contraction.dtype.accumulator();
-    with_element!(run.contraction.dtype, T => {
+    with_types!(run.contraction, T, U => {
         // SAFETY: by the caller; the element types are those of the memory.
-        unsafe {
-            if direct {
-                typed::<T, <T as Scalar>::Acc>(run, pattern)
-            } else {
-                typed::<T, T>(run, pattern)
-            }
-        }
+        unsafe { typed::<T, U>(run, pattern) }
     })
 }
 

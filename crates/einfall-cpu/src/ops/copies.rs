@@ -42,7 +42,7 @@ pub fn estimate(contraction: &Contraction, machine: &Machine) -> Result<Estimate
     let written = count * row_bytes;
     let read = count * row_bytes / machine.bytes_per_second_within(bytes - written);
     let write = written / machine.write_bytes_per_second;
-    let seconds = read + write + count * 3e-9 / threads + machine.fork_seconds;
+    let seconds = super::started(machine, read + write + count * 3e-9 / threads);
     let way = if rows.is_plain() { Way::Elementwise } else { Way::Gather };
     Ok(Estimate { way, cost: Cost { flops: contraction.flops(), bytes, seconds }, workspace_bytes: 0 })
 }

@@ -61,9 +61,7 @@ pub fn estimate(contraction: &Contraction, machine: &Machine) -> Result<Estimate
     if !contraction.dtype.is_float() {
         return Err("for real floating-point types".into());
     }
-    if contraction.out_dtype != contraction.dtype && contraction.out_dtype != contraction.dtype.accumulator() {
-        return Err(format!("does not write {}", contraction.out_dtype));
-    }
+    super::check_out_dtype(contraction)?;
     let (dots, row_loop, tile) = matched(contraction)?;
     let rows = dots.rows.of(contraction).expect("matched");
     let accumulator = contraction.dtype.accumulator().bytes();
@@ -100,7 +98,7 @@ pub fn estimate(contraction: &Contraction, machine: &Machine) -> Result<Estimate
     let each = if way == Way::DenseSelect { 0.15e-9 } else { 0.2e-9 };
     let select = (wanted * each + lists * 10e-9) / threads;
     let bytes = super::distinct_bytes(contraction);
-    let seconds = compute + pack + select + super::stream_seconds(bytes, machine) + machine.fork_seconds;
+    let seconds = super::started(machine, compute + pack + select + super::stream_seconds(bytes, machine));
     let workspace_bytes = machine.threads * (scratch + machine.l2_bytes) + (1 << 16);
     Ok(Estimate { way, cost: Cost { flops, bytes, seconds }, workspace_bytes })
 }

@@ -5,10 +5,10 @@
 
 use einfall_plan::pattern::{RowDots, row_dots};
 use einfall_plan::{Contraction, Cost, Estimate, Machine, Way};
-use einfall_tensor::{Element, with_element};
+use einfall_tensor::Element;
 
 use super::source::{Filled, Head, Heads, RowOffsets, Source};
-use super::{Run, rows_cost};
+use super::{Run, rows_cost, with_types};
 use crate::kernels::rows::{
     DotList, PairedDots, RowElement, StridedDots, paired_dots, row_dots as dot_rows, row_dots_strided,
 };
@@ -29,9 +29,7 @@ const STORED_LISTS: usize = 16;
 /// Why it cannot run the contraction.
 pub fn estimate(contraction: &Contraction, machine: &Machine) -> Result<Estimate, String> {
     let pattern = row_dots(contraction)?;
-    if contraction.out_dtype != contraction.dtype && contraction.out_dtype != contraction.dtype.accumulator() {
-        return Err(format!("does not write {}", contraction.out_dtype));
-    }
+    super::check_out_dtype(contraction)?;
     let rows = pattern.rows.of(contraction).expect("matched");
     if pattern.row_loop.is_some_and(|at| !Source::is_handled(rows, at)) {
         return Err("too many lookups move together".into());
@@ -58,16 +56,9 @@ pub fn estimate(contraction: &Contraction, machine: &Machine) -> Result<Estimate
 /// `run` keeps its invariant `bound`.
 pub unsafe fn run(run: &Run<'_>) -> Result<(), BadTable> {
     let pattern = row_dots(run.contraction).expect("the kernel made an offer");
-    let direct = run.contraction.out_dtype == run.contraction.dtype.accumulator();
-    with_element!(run.contraction.dtype, T => {
+    with_types!(run.contraction, T, U => {
         // SAFETY: by the caller; the element types are those of the memory.
-        unsafe {
-            if direct {
-                typed::<T, <T as Scalar>::Acc>(run, pattern)
-            } else {
-                typed::<T, T>(run, pattern)
-            }
-        }
+        unsafe { typed::<T, U>(run, pattern) }
     })
 }
 

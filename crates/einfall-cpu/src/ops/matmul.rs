@@ -7,8 +7,8 @@
 use einfall_plan::{Access, Bounds, Contraction, Cost, Estimate, Machine, Role, Way};
 use einfall_tensor::{DType, with_element};
 
-use super::Run;
 use super::gemm::{Accum, Blocking, Caches, Scratch, gemm, scratch_bytes};
+use super::{Run, with_types};
 use crate::isa::Isa;
 use crate::kernels::tile::TileElement;
 use crate::pack::{Matrix, MatrixMut, Offsets};
@@ -27,9 +27,7 @@ pub fn estimate(contraction: &Contraction, machine: &Machine) -> Result<Estimate
     if !contraction.out.is_plain() {
         return Err("the output is scattered".into());
     }
-    if contraction.out_dtype != contraction.dtype && contraction.out_dtype != contraction.dtype.accumulator() {
-        return Err(format!("does not write {}", contraction.out_dtype));
-    }
+    super::check_out_dtype(contraction)?;
     if !separable(contraction, &contraction.left, Role::Left) || !separable(contraction, right, Role::Right) {
         return Err("a lookup or window joins kept and summed labels".into());
     }
@@ -50,13 +48,9 @@ pub fn estimate(contraction: &Contraction, machine: &Machine) -> Result<Estimate
     let from_memory = super::distinct_bytes(contraction) / machine.read_bytes_per_second;
     let out_bytes = contraction.distinct_elements(&contraction.out) * contraction.out_dtype.bytes() as f64;
     let written = if out_bytes > machine.l2_bytes as f64 { out_bytes / machine.write_bytes_per_second } else { 0.0 };
-    let seconds = (compute + packing + calls).max(from_memory).max(written) + fork(machine, compute);
+    let seconds = super::started(machine, (compute + packing + calls).max(from_memory).max(written));
     let cost = Cost { flops: contraction.flops(), bytes: super::distinct_bytes(contraction), seconds };
     Ok(Estimate { way: Way::Gemm, cost, workspace_bytes: workspace(contraction, machine) })
-}
-
-fn fork(machine: &Machine, seconds: f64) -> f64 {
-    if machine.threads > 1 && seconds > machine.fork_seconds { machine.fork_seconds } else { 0.0 }
 }
 
 pub(super) fn lanes(machine: &Machine, dtype: DType) -> f64 {
@@ -110,7 +104,6 @@ fn separable(contraction: &Contraction, access: &Access, kept: Role) -> bool {
 /// # Safety
 /// `run` keeps its invariant `bound`.
 pub unsafe fn run(run: &Run<'_>) -> Result<(), BadTable> {
-    let direct = run.contraction.out_dtype == run.contraction.dtype;
     // Operands at odd addresses are rare (mapped files, packed records): the nest reads them as they are.
     let aligned = |pointer: *const u8, dtype: DType| pointer.addr().is_multiple_of(dtype.bytes().min(8));
     let (dtype, out_dtype) = (run.contraction.dtype, run.contraction.out_dtype);
@@ -118,18 +111,10 @@ pub unsafe fn run(run: &Run<'_>) -> Result<(), BadTable> {
         // SAFETY: by the caller.
         return unsafe { super::nest::run(run) };
     }
-    match run.contraction.dtype {
-        DType::F16 if !direct => {
-            // SAFETY: by the caller; the element types are those of the memory. So in every arm.
-            unsafe { typed::<half::f16, f32>(run) }
-        }
-        // SAFETY: as above.
-        DType::BF16 if !direct => unsafe { typed::<half::bf16, f32>(run) },
-        dtype => with_element!(dtype, T => {
-            // SAFETY: as above.
-            unsafe { typed::<T, T>(run) }
-        }),
-    }
+    with_types!(run.contraction, T, U => {
+        // SAFETY: by the caller; the element types are those of the memory.
+        unsafe { typed::<T, U>(run) }
+    })
 }
 
 /// One side of the products: where its rows (or columns) lie in an input and in the output.

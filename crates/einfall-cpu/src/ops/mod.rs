@@ -21,6 +21,33 @@ pub use run::Run;
 
 use crate::walk::BadTable;
 
+/// Runs an expression for the element type of the inputs, `T`, and that of the output, `U`: the same, or the accumulator.
+macro_rules! with_types {
+    ($contraction:expr, $T:ident, $U:ident => $body:expr) => {{
+        let contraction: &einfall_plan::Contraction = $contraction;
+        if contraction.out_dtype == contraction.dtype {
+            einfall_tensor::with_element!(contraction.dtype, $T => {
+                type $U = $T;
+                $body
+            })
+        } else {
+            einfall_tensor::with_element!(contraction.dtype, $T => {
+                type $U = <$T as $crate::scalar::Scalar>::Acc;
+                $body
+            })
+        }
+    }};
+}
+use with_types;
+
+/// Why a kernel that [`with_types`] runs cannot write the output.
+fn check_out_dtype(contraction: &Contraction) -> Result<(), String> {
+    if [contraction.dtype, contraction.dtype.accumulator()].contains(&contraction.out_dtype) {
+        return Ok(());
+    }
+    Err(format!("does not write {}", contraction.out_dtype))
+}
+
 /// One row of the table of kernels.
 pub struct Kernel {
     /// Its noun.
@@ -71,6 +98,15 @@ fn stream_seconds(bytes: f64, machine: &Machine) -> f64 {
     bytes / machine.bytes_per_second_within(bytes * 1.6)
 }
 
+/// Measured: what it takes until all threads work, and until the last of them is done, beside joining them.
+const START_SECONDS: f64 = 10e-6;
+
+/// Predicted time of work that takes `seconds` on all threads: with their start, or on one thread where that is faster.
+fn started(machine: &Machine, seconds: f64) -> f64 {
+    let alone = seconds * machine.threads as f64;
+    if machine.threads == 1 { seconds } else { alone.min(seconds + machine.fork_seconds + START_SECONDS) }
+}
+
 /// Whether the output is better written past the caches: a good part of it would not be found there anyway.
 fn is_past_caches(run: &Run<'_>, out_bytes: usize) -> bool {
     let bytes = run.contraction.distinct_elements(&run.contraction.out) * out_bytes as f64;
@@ -92,12 +128,11 @@ fn rows_cost(contraction: &Contraction, machine: &Machine, rows: &Access, inner:
     // Rows that are read once come from memory, and everything else happens meanwhile.
     let visited_again = count * row_bytes > distinct * 1.01;
     let compute = 2.0 * count * d / (machine.flops_per_second(contraction.dtype) * 0.5);
-    // Measured with AVX-512 on Zen 5: what a row and a list cost beside the bytes of the rows, and waking the threads.
+    // Measured with AVX-512 on Zen 5: what a row and a list cost beside the bytes of the rows.
     let work = compute + (0.15e-9 * count + 6e-9 * lists) / threads;
-    let start = machine.fork_seconds + if threads > 1.0 { 15e-6 } else { 0.0 };
     let bytes = distinct_bytes(contraction);
     if !visited_again {
-        return work.max(bytes / machine.bytes_per_second_within(bytes)) + start;
+        return started(machine, work.max(bytes / machine.bytes_per_second_within(bytes)));
     }
     // A row that does not begin with a line touches one more than it fills.
     let touched = if row_bytes % 64.0 == 0.0 { row_bytes } else { row_bytes + 60.0 };
@@ -109,5 +144,5 @@ fn rows_cost(contraction: &Contraction, machine: &Machine, rows: &Access, inner:
     };
     let from_cache = (count * touched / rate).max(0.5e-9 * count / threads);
     // Tables, weights and results pass by, which takes the caches' time too.
-    from_cache.max(compute) + work - compute + stream_seconds(bytes - distinct, machine) + start
+    started(machine, from_cache.max(compute) + work - compute + stream_seconds(bytes - distinct, machine))
 }

@@ -8,9 +8,9 @@
 use einfall_plan::{Access, Bounds, Contraction, Cost, Estimate, Machine, Role, Way};
 use einfall_tensor::{DType, with_element};
 
-use super::Run;
 use super::gemm::{Accum, Blocking, Scratch, gemm, scratch_bytes};
 use super::matmul::{caches, lanes, offsets};
+use super::{Run, with_types};
 use crate::isa::Isa;
 use crate::kernels::tile::TileElement;
 use crate::load::{load_offsets, load_offsets_skip};
@@ -65,9 +65,7 @@ fn matched(contraction: &Contraction) -> Result<Pattern, String> {
 /// # Errors
 /// Why it cannot run the contraction.
 pub fn estimate(contraction: &Contraction, machine: &Machine) -> Result<Estimate, String> {
-    if contraction.out_dtype != contraction.dtype && contraction.out_dtype != contraction.dtype.accumulator() {
-        return Err(format!("does not write {}", contraction.out_dtype));
-    }
+    super::check_out_dtype(contraction)?;
     let pattern = matched(contraction)?;
     let product = |loops: &[usize]| loops.iter().map(|&at| contraction.loops[at].len as f64).product::<f64>();
     let (vectors, batches) = (product(&pattern.chosen), product(&pattern.outer));
@@ -96,7 +94,7 @@ pub fn estimate(contraction: &Contraction, machine: &Machine) -> Result<Estimate
     let packing = packed / (machine.l2_bytes_per_second * 0.25);
     let sort = 4e-9 * vectors + 0.5e-6 * groups / threads;
     let moved = super::distinct_bytes(contraction);
-    let seconds = compute + packing + sort + super::stream_seconds(moved, machine) + machine.fork_seconds;
+    let seconds = super::started(machine, compute + packing + sort + super::stream_seconds(moved, machine));
     let isa = machine.isa.parse().unwrap_or(Isa::Portable);
     let scratch = with_element!(contraction.dtype, T => {
         let blocking = Blocking::new::<T>(isa, caches(machine));
@@ -124,17 +122,10 @@ pub unsafe fn run(run: &Run<'_>) -> Result<(), BadTable> {
         // SAFETY: by the caller.
         return unsafe { super::nest::run(run) };
     }
-    let direct = out_dtype == dtype;
-    match dtype {
-        // SAFETY: by the caller; the element types are those of the memory. So in every arm.
-        DType::F16 if !direct => unsafe { typed::<half::f16, f32>(run) },
-        // SAFETY: as above.
-        DType::BF16 if !direct => unsafe { typed::<half::bf16, f32>(run) },
-        dtype => with_element!(dtype, T => {
-            // SAFETY: as above.
-            unsafe { typed::<T, T>(run) }
-        }),
-    }
+    with_types!(run.contraction, T, U => {
+        // SAFETY: by the caller; the element types are those of the memory.
+        unsafe { typed::<T, U>(run) }
+    })
 }
 
 /// The vectors in the order of their matrices.
