@@ -8,5 +8,5 @@ use einfall_cli::counting::Counting;
 static ALLOCATOR: Counting = Counting::new();
 
 fn main() -> ExitCode {
-    einfall_cli::run(std::env::args_os())
+    ExitCode::from(einfall_cli::run(std::env::args_os()))
 }

@@ -8,6 +8,7 @@ use einfall_plan::{
     Access, Bounds, Contraction, Device, KernelSpec, LabelId, Machine, Plan, RunError, Slot, Step, shift,
 };
 use einfall_tensor::{Layout, View, ViewMut};
+use smallvec::SmallVec;
 
 use crate::isa::Isa;
 use crate::load::TableDType;
@@ -256,7 +257,7 @@ impl Arena {
 /// Where each slot of a plan lies.
 struct Memory<'a> {
     plan: &'a Plan,
-    operands: Vec<*const u8>,
+    operands: SmallVec<[*const u8; 8]>,
     arena: *mut u8,
     out: *mut u8,
 }

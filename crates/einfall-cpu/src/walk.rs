@@ -4,6 +4,8 @@
 //! `None` where a table's value or a window's position is outside its axis. *Callers*: the ops. Together with
 //! [`load`](crate::load) this is all that knows how an axis is looked up.
 
+use std::array::from_fn;
+
 use einfall_plan::{Access, Bounds};
 use smallvec::SmallVec;
 
@@ -72,13 +74,15 @@ struct Position<'a> {
 }
 
 impl<'a> Position<'a> {
+    #[inline]
     fn new(access: &'a Access) -> Self {
-        Position {
-            access,
-            plain: access.offset,
-            entries: access.lookups.iter().map(|lookup| lookup.table_offset).collect(),
-            windows: access.windows.iter().map(|window| window.offset).collect(),
+        let (mut entries, mut windows) = (SmallVec::new(), SmallVec::new());
+        // Most accesses have neither, and small calls notice.
+        if !access.is_plain() {
+            entries.extend(access.lookups.iter().map(|lookup| lookup.table_offset));
+            windows.extend(access.windows.iter().map(|window| window.offset));
         }
+        Position { access, plain: access.offset, entries, windows }
     }
 
     #[inline]
@@ -104,6 +108,7 @@ pub struct Walk<'a, const N: usize> {
 
 impl<'a, const N: usize> Walk<'a, N> {
     /// A walk over `loops` (position in the nest, length), standing at the first iteration.
+    #[inline]
     pub fn new(
         accesses: [&'a Access; N],
         loops: impl IntoIterator<Item = (usize, usize)>,
@@ -112,7 +117,7 @@ impl<'a, const N: usize> Walk<'a, N> {
     ) -> Self {
         let loops: SmallVec<[(usize, usize); 8]> = loops.into_iter().collect();
         let counters = SmallVec::from_elem(0, loops.len());
-        Walk { loops, counters, positions: accesses.map(Position::new), tables, bounds }
+        Walk { loops, counters, positions: from_fn(|at| Position::new(accesses[at])), tables, bounds }
     }
 
     /// Number of iterations.

@@ -7,8 +7,8 @@ use crate::kernel::KernelSpec;
 use crate::machine::Machine;
 use crate::plan::Plan;
 
-/// A device that runs plans.
-pub trait Device {
+/// A device that runs plans; plans and devices are shared between threads.
+pub trait Device: Send + Sync {
     /// Its sizes and rates.
     fn machine(&self) -> &Machine;
 

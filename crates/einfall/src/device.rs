@@ -15,15 +15,22 @@ use crate::Error;
 /// [`Error::Environment`] and [`Error::Device`]: the environment asks for what this processor does not have.
 pub fn default_device() -> Result<&'static CpuDevice, Error> {
     static DEVICE: OnceLock<CpuDevice> = OnceLock::new();
-    if let Some(device) = DEVICE.get() {
-        return Ok(device);
+    match DEVICE.get() {
+        Some(device) => Ok(device),
+        None => fresh_device().map(|device| DEVICE.get_or_init(|| device)),
     }
+}
+
+/// A device like [`default_device`] with threads of its own: those of a process do not live on in its forks.
+///
+/// # Errors
+/// As [`default_device`].
+pub fn fresh_device() -> Result<CpuDevice, Error> {
     let device = CpuDevice::new(thread_count()?)?;
-    let device = match saved_machine(device.machine()) {
+    Ok(match saved_machine(device.machine()) {
         Some(machine) => device.with_machine(machine),
         None => device,
-    };
-    Ok(DEVICE.get_or_init(|| device))
+    })
 }
 
 /// Most threads that may be asked for.

@@ -31,7 +31,7 @@ mod device;
 mod error;
 
 pub use call::{Einsum, Prepared, einsum, einsum_into};
-pub use device::{default_device, machine_cache_path, saved_machine};
+pub use device::{default_device, fresh_device, machine_cache_path, saved_machine};
 pub use einfall_cpu::device::{CpuDevice, CpuDeviceError};
 pub use einfall_cpu::isa::Isa;
 pub use einfall_cpu::measure::{Quantity, measure_machine};
@@ -40,7 +40,7 @@ pub use einfall_equation::{
 };
 pub use einfall_plan::{
     Argument, BindError, Bounds, Bytes, Candidate, Contraction, Cost, Device, Estimate, Flops, KernelSpec, LabelId,
-    Machine, Order, Plan, PlanError, Problem, RunError, Seconds, Step, Term, Way,
+    Machine, Order, Plan, PlanError, Problem, RunError, Seconds, Slot, Step, Term, Way,
 };
 pub use einfall_tensor::{Bool8, DType, Element, Layout, Tensor, TensorError, View, ViewMut, half, num_complex};
 pub use error::Error;

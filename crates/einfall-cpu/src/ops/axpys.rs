@@ -6,6 +6,7 @@
 use einfall_plan::pattern::{RowAxpys, Side, row_axpys};
 use einfall_plan::{Contraction, Cost, Estimate, Machine, Role, Way};
 use einfall_tensor::Element;
+use smallvec::SmallVec;
 
 use super::source::{Filled, Head, Heads, RowOffsets, Source, Start};
 use super::{Run, rows_cost, with_types};
@@ -17,6 +18,8 @@ use crate::walk::{BadTable, Walk};
 const BLOCK: usize = 1024;
 /// Rows of one list that are added up before those of the next ones.
 const ROWS: usize = 128;
+/// Rows of all lists for which nothing is allocated.
+const SHORT: usize = 64;
 /// Lists that are handed to the row kernel at once.
 const LISTS: usize = 64;
 /// Elements of a row that one task sums at most, so that few long rows still keep all threads busy.
@@ -84,11 +87,11 @@ where
 {
     let contraction = run.contraction;
     let loops = |at: usize| (at, contraction.loops[at].len);
-    let outer: Vec<(usize, usize)> = (0..contraction.loops.len())
+    let outer: SmallVec<[(usize, usize); 8]> = (0..contraction.loops.len())
         .filter(|&at| at != pattern.inner && contraction.loops[at].role != Role::Contracted)
         .map(loops)
         .collect();
-    let turns: Vec<(usize, usize)> = other_contracted(contraction, pattern).map(loops).collect();
+    let turns: SmallVec<[(usize, usize); 8]> = other_contracted(contraction, pattern).map(loops).collect();
     let sums: usize = outer.iter().map(|(_, len)| len).product();
     let d = contraction.loops[pattern.inner].len;
     let strips = d.div_ceil(COLUMNS);
@@ -123,8 +126,10 @@ where
     let accesses = [rows, weights.unwrap_or(rows), &contraction.out];
     let mut walk = Walk::new(accesses, outer.iter().copied(), run.tables, contraction.bounds);
     walk.seek(range.start / strips);
-    let mut turn = Walk::new(accesses, turns.iter().copied(), run.tables, contraction.bounds);
-    let turn_count = turn.count();
+    let turn_count = turns.iter().map(|(_, len)| len).product::<usize>();
+    // Without further summed loops there is nothing more to walk.
+    let mut turn = (turn_count != 1 || strips != 1)
+        .then(|| Walk::new(accesses, turns.iter().copied(), run.tables, contraction.bounds));
     let row_loop = pattern.row_loop;
     let source = |access| RowOffsets::new(access, row_loop, run.tables, contraction.bounds, run.isa);
     let source = Heads::new(source(rows), weights.map(source), &contraction.out, walk.fastest());
@@ -135,17 +140,20 @@ where
     let direct = out_stride == 1 && U::DTYPE == <T as Scalar>::Acc::DTYPE && out.is_aligned();
 
     // Sums are added up side by side, a block of each one's rows at a time.
-    let together = if turn_count == 1 && strips == 1 { (BLOCK / len.clamp(1, ROWS)).min(LISTS) } else { 1 };
+    let together = if turn.is_none() { (BLOCK / len.clamp(1, ROWS)).min(LISTS) } else { 1 };
     let block = BLOCK / together;
-    let mut offsets = [0isize; BLOCK];
-    let mut positions = [0u32; BLOCK];
-    let mut gathered = [T::default(); BLOCK];
+    // As long as needed: to clear whole blocks takes longer than a small product.
+    let most = together.min(range.len());
+    let needed = most * block.min(len);
+    let mut offsets: SmallVec<[isize; SHORT]> = SmallVec::from_elem(0, needed);
+    let mut positions: SmallVec<[u32; SHORT]> = SmallVec::from_elem(0, block.min(len));
+    let mut gathered: SmallVec<[T; SHORT]> = SmallVec::from_elem(T::default(), needed);
     let (offsets, gathered) = (offsets.as_mut_ptr(), gathered.as_mut_ptr());
     let mut sums = vec![<T as Scalar>::ZERO; if direct { 0 } else { width * together }];
     let sums = sums.as_mut_ptr();
-    let mut targets: Vec<*mut U> = Vec::with_capacity(together);
-    let mut heads: Vec<Head> = Vec::with_capacity(together);
-    let mut lists: Vec<AxpyList<T>> = Vec::with_capacity(together);
+    let mut targets: Vec<*mut U> = Vec::with_capacity(most);
+    let mut heads: Vec<Head> = Vec::with_capacity(most);
+    let mut lists: Vec<AxpyList<T>> = Vec::with_capacity(most);
     let mut flat = range.start;
     while flat < range.end {
         let size = together.min(range.end - flat);
@@ -153,7 +161,7 @@ where
         let columns = COLUMNS.min(d - column);
         let target = |to: isize| out.wrapping_offset(to + column as isize * out_stride);
         targets.clear();
-        if turn_count != 1 || strips != 1 {
+        if let Some(turn) = &mut turn {
             turn.follow(&walk);
             targets.push(target(walk.plain_offset(2)));
             if (flat + 1).is_multiple_of(strips) {
@@ -163,11 +171,12 @@ where
         for turn_number in 0..turn_count {
             // SAFETY: `bound`: the walks are within the loops.
             unsafe {
-                if turn_count == 1 && strips == 1 {
-                    source.read(&mut walk, size, &mut heads)?;
-                    targets.extend(heads.iter().map(|head| target(head.to)));
-                } else {
-                    source.read(&mut turn, 1, &mut heads)?;
+                match &mut turn {
+                    Some(turn) => source.read(turn, 1, &mut heads)?,
+                    None => {
+                        source.read(&mut walk, size, &mut heads)?;
+                        targets.extend(heads.iter().map(|head| target(head.to)));
+                    }
                 }
             }
             for first in (0..len).step_by(block) {
@@ -175,7 +184,7 @@ where
                 lists.clear();
                 // SAFETY: `bound`: the block is within the loop; each list has a part of the buffers to itself.
                 unsafe {
-                    let room = std::slice::from_raw_parts_mut(offsets, BLOCK);
+                    let room = std::slice::from_raw_parts_mut(offsets, needed);
                     let all = count == len && source.fill_all(&heads, count, room)?;
                     for (at, head) in heads.iter().enumerate() {
                         let acc = if direct { targets[at].cast() } else { sums.wrapping_add(at * width) };

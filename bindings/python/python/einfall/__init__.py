@@ -1,0 +1,132 @@
+"""Einsum at the speed of the hardware, whose axes can be looked up through a table or slid over a window.
+
+    >>> import numpy as np
+    >>> import einfall
+    >>> queries = np.array([[1.0, 0.0], [0.0, 1.0]])
+    >>> keys = np.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
+    >>> table = np.array([[2, 0], [1, 1]])  # each query looks at 2 of the 3 keys
+    >>> einfall.einsum("qd,[qk]d->qk", queries, keys, table)
+    array([[5., 1.],
+           [4., 4.]])
+
+Arrays of NumPy, torch and JAX go in, and the same kind comes out. Nothing is imported that has not been imported before.
+"""
+
+import os as _os
+import sys as _sys
+from typing import Any as _Any
+from typing import NamedTuple as _NamedTuple
+
+from einfall import _einfall, _hooks
+from einfall._einfall import Plan, TableError, cache_clear, einsum, gradient, machine, plan
+from einfall._report import Report
+
+__version__ = _einfall.__version__
+
+__all__ = [
+    "CacheInfo",
+    "Plan",
+    "Report",
+    "TableError",
+    "cache_clear",
+    "cache_info",
+    "contract_path",
+    "einsum",
+    "explain",
+    "gradient",
+    "machine",
+    "plan",
+    "tensordot",
+    "transpose",
+]
+
+
+class CacheInfo(_NamedTuple):
+    """How often a plan was found, how often it had to be made, how many are kept at most, and how many are."""
+
+    hits: int
+    misses: int
+    maxsize: int
+    currsize: int
+
+
+def cache_info() -> CacheInfo:
+    """Statistics of the plans that are kept.
+
+    >>> einfall.cache_clear()
+    >>> for _ in range(3):
+    ...     _ = einfall.einsum("i,i", np.ones(3), np.ones(3))
+    >>> einfall.cache_info()[:2]
+    (2, 1)
+    """
+    return CacheInfo(*_einfall._cache_info())
+
+
+def explain(*arguments: _Any, **options: _Any) -> Report:
+    """Why a call costs what it costs: every step, every kernel that was asked, and what it would take.
+
+    Takes the arguments of :func:`plan`. Nothing is computed, so shapes may stand in place of arrays.
+
+    >>> report = einfall.explain("bik,bkj->bij", (64, 128, 256), (64, 256, 512))
+    >>> report.to_dict()["shape"]
+    (64, 128, 512)
+    """
+    return Report(*plan(*arguments, **options)._report())
+
+
+def contract_path(*arguments: _Any, **options: _Any) -> tuple[list[tuple[int, ...]], Report]:
+    """The order in which operands are contracted, in the form of ``numpy.einsum_path`` and opt_einsum, and a report.
+
+    >>> path, report = einfall.contract_path("ij,jk,kl->il", (50, 2), (2, 50), (50, 3))
+    >>> path
+    [(1, 2), (0, 1)]
+    """
+    report = explain(*arguments, **options)
+    return list(report.to_dict()["path"]), report
+
+
+def tensordot(a: _Any, b: _Any, axes: _Any = 2) -> _Any:
+    """The tensor product of two arrays, summed over axes, as ``numpy.tensordot`` gives it.
+
+    >>> einfall.tensordot(np.arange(6.0).reshape(2, 3), np.ones((3, 2)), axes=1)
+    array([[ 3.,  3.],
+           [12., 12.]])
+    """
+    a, b = _array(a), _array(b)
+    a_rank, b_rank = len(a.shape), len(b.shape)
+    if isinstance(axes, int):
+        left, right = list(range(a_rank - axes, a_rank)), list(range(axes))
+    else:
+        left, right = ([one] if isinstance(one, int) else list(one) for one in axes)
+    if len(left) != len(right):
+        raise ValueError(f"{len(left)} axes of `a` are summed with {len(right)} of `b`")
+    first, second = list(range(a_rank)), list(range(a_rank, a_rank + b_rank))
+    for one, other in zip(left, right):
+        if a.shape[one] != b.shape[other]:
+            raise ValueError(f"axis {one} of `a` is {a.shape[one]} but axis {other} of `b` is {b.shape[other]}")
+        second[other] = first[one]
+    summed = {first[one] for one in left}
+    kept = [label for label in first + second if label not in summed]
+    return einsum(a, first, b, second, kept)
+
+
+def transpose(a: _Any, axes: _Any = None) -> _Any:
+    """The array with its axes in another order, as a view.
+
+    >>> einfall.transpose(np.zeros((2, 3, 5)), (2, 0, 1)).shape
+    (5, 2, 3)
+    """
+    a = _array(a)
+    axes = tuple(range(len(a.shape)))[::-1] if axes is None else tuple(axes)
+    return a.permute(axes) if hasattr(a, "permute") else a.transpose(axes)
+
+
+def _array(a: _Any) -> _Any:
+    """Lists and numbers as arrays, if NumPy is there."""
+    numpy = _sys.modules.get("numpy")
+    return a if hasattr(a, "shape") or numpy is None else numpy.asarray(a)
+
+
+if hasattr(_os, "register_at_fork"):
+    _os.register_at_fork(after_in_child=_einfall._forget_device)
+_hooks.install()

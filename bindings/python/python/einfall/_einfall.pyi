@@ -1,0 +1,85 @@
+"""The compiled part of the package."""
+
+from typing import Any, Literal, Mapping, Sequence, TypeAlias, TypeVar, final, overload
+
+__version__: str
+
+_Sizes: TypeAlias = Mapping[str, int] | None
+_Bounds: TypeAlias = Literal["error", "skip"] | None
+_Optimize: TypeAlias = bool | str | Sequence[Any] | None
+_Array = TypeVar("_Array")
+
+class TableError(IndexError):
+    argument: int
+    position: tuple[int, ...]
+    value: int
+    length: int
+
+@overload
+def einsum(
+    equation: str,
+    operand: _Array,
+    /,
+    *operands: Any,
+    out: _Array | None = None,
+    sizes: _Sizes = None,
+    bounds: _Bounds = None,
+    optimize: _Optimize = None,
+    memory_limit: int | None = None,
+    dtype: Any = None,
+    order: str | None = None,
+    casting: str | None = None,
+) -> _Array: ...
+@overload
+def einsum(
+    operand: _Array,
+    labels: Sequence[Any],
+    /,
+    *operands: Any,
+    out: _Array | None = None,
+    sizes: _Sizes = None,
+    bounds: _Bounds = None,
+    optimize: _Optimize = None,
+    memory_limit: int | None = None,
+    dtype: Any = None,
+    order: str | None = None,
+    casting: str | None = None,
+) -> _Array: ...
+def plan(
+    equation: Any,
+    /,
+    *operands: Any,
+    sizes: _Sizes = None,
+    bounds: _Bounds = None,
+    optimize: _Optimize = None,
+    memory_limit: int | None = None,
+    dtype: Any = None,
+) -> Plan: ...
+def gradient(equation: str, operand: int) -> str: ...
+def machine() -> dict[str, Any]: ...
+def cache_clear() -> None: ...
+@final
+class Plan:
+    def __call__(self, *operands: Any, out: Any = None) -> Any: ...
+    @property
+    def equation(self) -> str: ...
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def dtype(self) -> str: ...
+    def _report(self) -> tuple[str, dict[str, Any]]: ...
+
+def _cache_info() -> tuple[int, int, int, int]: ...
+def _forget_device() -> None: ...
+def _main(arguments: Sequence[str]) -> int: ...
+def _terms(equation: str) -> tuple[tuple[tuple[Any, ...], ...], tuple[Any, ...], bool]: ...
+def _torch_kernel(
+    equation: str,
+    operands: list[Any],
+    sizes: dict[str, int],
+    bounds: str,
+    optimize: Any,
+    memory_limit: int | None,
+    dtype: Any,
+    shape: Sequence[int] | None,
+) -> Any: ...
