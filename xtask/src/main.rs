@@ -17,6 +17,8 @@ usage: cargo xtask COMMAND
   test    everything that continuous integration runs: format, lints, tests, documentation, and checks of the
           repository itself
   check   the checks of the repository alone: who depends on whom, links, promises and their tests
+  python  builds the Python package into target/python and runs its tests; those of libraries that are not installed
+          there (torch, JAX) are skipped, or installed too with `cargo xtask python all`
   slow    what takes longer: 20000 random cases a test (EINFALL_CASES), each fuzz target for 300 s (EINFALL_FUZZ_SECONDS),
           Miri; says what it skips
   bench   the experiment of the README on this machine; further arguments go to `einfall bench keys`
@@ -27,6 +29,7 @@ fn main() -> ExitCode {
     let result = match arguments.first().map(String::as_str) {
         Some("test") => test(),
         Some("check") => check::run(&root()),
+        Some("python") => python(arguments.get(1).is_some_and(|which| which == "all")),
         Some("slow") => slow(),
         Some("bench") => bench(&arguments[1..]),
         _ => Err(USAGE.to_string()),
@@ -52,7 +55,25 @@ fn test() -> Outcome {
     run("cargo clippy --workspace --all-targets -- -D warnings", &[])?;
     // Snapshots are compared, never written.
     run("cargo test --workspace", &[("INSTA_UPDATE", "no")])?;
-    run("cargo doc --workspace --no-deps", &[("RUSTDOCFLAGS", "-D warnings")])
+    run("cargo doc --workspace --no-deps", &[("RUSTDOCFLAGS", "-D warnings")])?;
+    let version = ["-c", "import sys, venv; sys.exit(sys.version_info < (3, 11))"];
+    if Command::new("python3").args(version).stderr(Stdio::null()).status().is_ok_and(|status| status.success()) {
+        return python(false);
+    }
+    println!("skipped: the Python package needs Python 3.11 or later as `python3`, with venv");
+    Ok(())
+}
+
+/// Builds the Python package in an environment of its own and runs its tests, with every peer library or NumPy alone.
+fn python(every_library: bool) -> Outcome {
+    let environment = root().join("target").join("python");
+    let environment = environment.display();
+    run(&format!("python3 -m venv {environment}"), &[])?;
+    let libraries = if every_library { "torch jax opt_einsum cotengra" } else { "opt_einsum" };
+    let quiet = "--quiet --disable-pip-version-check";
+    run(&format!("{environment}/bin/pip install {quiet} pytest numpy ml_dtypes mypy {libraries}"), &[])?;
+    run(&format!("{environment}/bin/pip install {quiet} --force-reinstall --no-deps ./bindings/python"), &[])?;
+    run(&format!("{environment}/bin/python -m pytest -q bindings/python"), &[])
 }
 
 fn slow() -> Outcome {
