@@ -92,8 +92,10 @@ impl Device for CpuDevice {
 
     unsafe fn run(&self, plan: &Plan, arguments: &[View<'_>], out: &mut ViewMut<'_>) -> Result<(), RunError> {
         plan.check_arguments(arguments, out)?;
-        // Kernels check what they read; where nothing is summed, nothing is read.
-        if plan.problem.labels.iter().any(|label| label.len == 0) {
+        // Kernels check what they read: nothing where nothing is summed, and not what a window of another term leaves out.
+        let terms = plan.problem.operands.iter().map(|operand| &operand.term).chain([&plan.problem.output.term]);
+        let windows = terms.into_iter().any(|term| !term.windows.is_empty());
+        if windows || plan.problem.labels.iter().any(|label| label.len == 0) {
             self.check_tables(plan, arguments)?;
         }
         let tables = table_pointers(plan, arguments);

@@ -279,7 +279,9 @@ pub unsafe fn load_offsets_skip(
 ) -> usize {
     assert!(u32::try_from(count).is_ok(), "a run of {count} table entries is too long");
     let (out, at) = (&mut out_offsets[..count], &mut out_positions[..count]);
-    fetch_ahead(table, count);
+    for first in (0..count).step_by(STRIP) {
+        fetch_ahead(table.skip(first), STRIP.min(count - first));
+    }
     match isa {
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512 if table.stride_elems == 1 => skip_avx512(table, len, row_stride, out, at),

@@ -51,6 +51,8 @@ unsafe impl Send for Shared {}
 pub(crate) struct Pool {
     shared: Arc<Shared>,
     workers: Vec<JoinHandle<()>>,
+    /// The process that has them: one that is forked off has none.
+    process: u32,
 }
 
 impl std::fmt::Debug for Pool {
@@ -73,7 +75,7 @@ impl Pool {
             panicked: AtomicBool::new(false),
             stop: AtomicBool::new(false),
         });
-        let mut pool = Pool { shared, workers: Vec::with_capacity(workers) };
+        let mut pool = Pool { shared, workers: Vec::with_capacity(workers), process: std::process::id() };
         for at in 0..workers {
             let shared = Arc::clone(&pool.shared);
             // On an error the pool is dropped, and with it the workers that did start.
@@ -123,6 +125,9 @@ impl Pool {
 
 impl Drop for Pool {
     fn drop(&mut self) {
+        if std::process::id() != self.process {
+            return;
+        }
         self.shared.stop.store(true, Ordering::SeqCst);
         for worker in self.workers.drain(..) {
             worker.thread().unpark();

@@ -103,6 +103,18 @@ macro_rules! scalar {
     };
 }
 
+/// The nearest `f32` towards zero, its last bit set if anything was cut off: rounding it again to a half type gives what
+/// rounding the `f64` once would (Boldo and Melquiond, "When double rounding is odd", 2005).
+fn to_odd(value: f64) -> f32 {
+    let nearest = value as f32;
+    let back = f64::from(nearest);
+    if back == value || !nearest.is_finite() {
+        return nearest;
+    }
+    let truncated = if back.abs() > value.abs() { f32::from_bits(nearest.to_bits() - 1) } else { nearest };
+    f32::from_bits(truncated.to_bits() | 1)
+}
+
 macro_rules! integers {
     ($($T:ty),*) => {$(
         scalar!($T, $T, 0, 1, |w| w, |n| n, |a, b| a.wrapping_add(b), a.wrapping_mul(b),
@@ -111,7 +123,10 @@ macro_rules! integers {
 }
 
 integers!(i8, i16, i32, i64, u8, u16, u32, u64);
-scalar!(f32, f32, 0.0, 1.0, |w| w, |n| n, |a, b| a + b, a * b, |t| Number::Real(f64::from(t)), |f| f.real() as f32);
+scalar!(f32, f32, 0.0, 1.0, |w| w, |n| n, |a, b| a + b, a * b, |t| Number::Real(f64::from(t)), |f| match f {
+    Number::Integer(value) => value as f32,
+    other => other.real() as f32,
+});
 scalar!(f64, f64, 0.0, 1.0, |w| w, |n| n, |a, b| a + b, a * b, |t| Number::Real(t), |f| f.real());
 scalar!(
     f16,
@@ -123,7 +138,7 @@ scalar!(
     |a, b| a + b,
     a * b,
     |t| Number::Real(t.to_f64()),
-    |f| f16::from_f64(f.real())
+    |f| f16::from_f32(to_odd(f.real()))
 );
 scalar!(
     bf16,
@@ -135,7 +150,7 @@ scalar!(
     |a, b| a + b,
     a * b,
     |t| Number::Real(t.to_f64()),
-    |f| bf16::from_f64(f.real())
+    |f| bf16::from_f32(to_odd(f.real()))
 );
 scalar!(
     Complex<f32>,

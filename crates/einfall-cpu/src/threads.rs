@@ -17,7 +17,7 @@ pub struct Threads {
     count: usize,
 }
 
-/// Below so many nanoseconds of predicted work a step runs on the calling thread.
+/// Below so many seconds of predicted work a step runs on the calling thread.
 const LEAST_PARALLEL_SECONDS: f64 = 15e-6;
 
 impl Threads {

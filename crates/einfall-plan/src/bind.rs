@@ -317,10 +317,12 @@ pub(crate) fn build_term(axes: &[BoundAxis], layout: &Layout, labels: &[LabelInf
             }
             AxisKind::Lookup { table } => term.lookups.push(Lookup { table: *table, len, stride }),
             AxisKind::Window { terms, offset } => {
-                terms.iter().try_fold(offset.checked_abs()?, |reach, (label, by)| {
+                let reach = terms.iter().try_fold(offset.checked_abs()?, |reach, (label, by)| {
                     let steps = i64::try_from(labels[label.0 as usize].len.saturating_sub(1)).ok()?;
                     reach.checked_add(by.checked_abs()?.checked_mul(steps)?)
                 })?;
+                // Kernels add up positions of neighbouring windows before they look whether these exist.
+                reach.checked_mul(64)?;
                 term.windows.push(Window { terms: terms.clone(), offset: *offset, len, stride });
             }
         }

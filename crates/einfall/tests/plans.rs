@@ -162,7 +162,7 @@ fn products() {
     ");
     assert_snapshot!(plan("ij,i->j", &[f32(&[512, 256]), f32(&[512])]), @"
     ij,i->j   left j=256, contracted i=512
-      nest: nest
+      axpys: stream
     ");
     assert_snapshot!(plan("i,i->", &[f32(&[4096]), f32(&[4096])]), @"
     i,i->   contracted i=4096
@@ -170,7 +170,7 @@ fn products() {
     ");
     assert_snapshot!(plan("i,j->ij", &[f32(&[512]), f32(&[256])]), @"
     i,j->ij   left i=512, right j=256
-      nest: elementwise
+      gemm: gemm
     ");
     assert_snapshot!(plan("bi,bi->b", &[f32(&[64, 256]), f32(&[64, 256])]), @"
     bi,bi->b   batch b=64, contracted i=256

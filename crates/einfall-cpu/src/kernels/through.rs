@@ -2,7 +2,7 @@
 //!
 //! *In*: a few kilobytes of finished results. *Out*: the same bytes in an output too large for the caches. An ordinary
 //! store first reads the line that it is about to overwrite; these do not, which saves a third of the traffic.
-//! *Callers*: the ops, a block at a time, and [`done`] before their piece ends.
+//! *Callers*: the ops, a block at a time, and a [`Fence`] until their piece ends.
 #![allow(unsafe_op_in_unsafe_fn)] // the invariant is that of `copy`
 
 use crate::isa::Isa;
@@ -10,8 +10,8 @@ use crate::isa::Isa;
 /// Copies `count` elements past the caches, where the instruction set can.
 ///
 /// # Safety
-/// The machine has `isa`; both runs are valid for `count` elements and do not overlap; [`done`] is called before another
-/// thread may read the result.
+/// The machine has `isa`; both runs are valid for `count` elements and do not overlap; a [`Fence`] goes before
+/// another thread may read the result.
 pub unsafe fn copy<T: Copy>(isa: Isa, from: *const T, to: *mut T, count: usize) {
     let (from, to, bytes) = (from.cast::<u8>(), to.cast::<u8>(), count * size_of::<T>());
     #[cfg(target_arch = "x86_64")]
@@ -41,8 +41,17 @@ unsafe fn lines(from: *const u8, to: *mut u8, bytes: usize) {
     }
 }
 
+/// Calls [`done`] when it goes, on whichever way.
+pub struct Fence;
+
+impl Drop for Fence {
+    fn drop(&mut self) {
+        done();
+    }
+}
+
 /// Orders everything that was copied before whatever this thread writes next.
-pub fn done() {
+fn done() {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: a fence; every x86-64 machine has it.
     unsafe {

@@ -107,7 +107,7 @@ unsafe fn pick_avx512<A: Scalar<Acc = A>>(
 /// `len` is 0.
 ///
 /// # Safety
-/// The machine has `isa`; the table has `count` entries; `weights` is valid for `count` elements that lie
+/// The table has `count` entries; `weights` is valid for `count` elements that lie
 /// `weight_stride` apart, and `to` for `len`.
 pub unsafe fn place<A: Scalar<Acc = A>>(
     table: TableRef,

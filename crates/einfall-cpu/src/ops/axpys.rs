@@ -32,6 +32,9 @@ const COLUMNS: usize = 512;
 pub fn estimate(contraction: &Contraction, machine: &Machine) -> Result<Estimate, String> {
     let pattern = row_axpys(contraction)?;
     super::check_out_dtype(contraction)?;
+    if contraction.right.is_none() && contraction.dtype.is_complex() {
+        return Err("times one an infinite complex number is none any more".into());
+    }
     let rows = pattern.rows.of(contraction).expect("matched");
     let d = contraction.loops[pattern.inner].len as f64;
     if d < 4.0 {

@@ -111,6 +111,7 @@ where
     let step = contraction.out.strides[row_loop];
     let out = run.out.cast::<T>();
     let past = super::is_past_caches(run, size_of::<T>());
+    let _fence = through::Fence;
 
     let (mut offsets, mut weight_offsets) = ([0isize; BLOCK], [0isize; BLOCK]);
     let (mut positions, mut weight_positions) = ([0u32; BLOCK], [0u32; BLOCK]);
@@ -188,6 +189,5 @@ where
             walk.step();
         }
     }
-    through::done();
     Ok(())
 }

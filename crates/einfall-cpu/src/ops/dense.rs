@@ -36,6 +36,14 @@ pub(super) fn tile_rows(machine: &Machine, columns: usize, bytes: usize) -> usiz
     (machine.l2_bytes / 4 / (columns.max(1) * bytes)).min(64) / 8 * 8
 }
 
+/// The queries of one of `parts` tasks: whole tiles, so that what a tile covers, and with it the order of a sum, does not
+/// depend on the number of tasks.
+pub(super) fn part_of(queries: usize, part: usize, parts: usize) -> std::ops::Range<usize> {
+    let tiles = queries.div_ceil(BAND);
+    let start = |part: usize| (tiles * part / parts * BAND).min(queries);
+    start(part)..start(part + 1)
+}
+
 /// Positions that a tile of [`BAND`] neighbouring queries covers.
 pub(super) fn band(contraction: &Contraction, rows: &Access, at: usize, row_loop: usize, tile_loop: usize) -> f64 {
     let window = &rows.windows[at];
@@ -187,7 +195,7 @@ where
                     Walk::new([rows, vectors, &contraction.out], outer.iter().copied(), run.tables, contraction.bounds);
                 walk.seek(flat / parts);
                 let part = flat % parts;
-                let span = queries * part / parts..queries * (part + 1) / parts;
+                let span = part_of(queries, part, parts);
                 // SAFETY: `bound`; each part of the queries is one piece's own.
                 unsafe {
                     match tile.moved {
@@ -272,6 +280,7 @@ where
             let step = vectors.strides[self.tile.tile_loop];
             let direct = out_stride == 1 && U::DTYPE == <T as Scalar>::Acc::DTYPE && out.is_aligned();
             let past = direct && super::is_past_caches(run, size_of::<U>());
+            let _fence = through::Fence;
             let in_place = direct && !past;
             let mut first = span.start;
             while first < span.end {
@@ -313,7 +322,6 @@ where
                 }
                 first += m;
             }
-            through::done();
         }
         Ok(())
     }
@@ -345,6 +353,7 @@ where
             let step = vectors.strides[self.tile.tile_loop];
             let direct = out_stride == 1 && U::DTYPE == <T as Scalar>::Acc::DTYPE;
             let past = direct && super::is_past_caches(run, size_of::<U>());
+            let _fence = through::Fence;
             let mut first = span.start;
             while first < span.end {
                 let m = BAND.min(span.end - first);
@@ -352,7 +361,7 @@ where
                 let reached = reach(start, (by_query, m), (by_key, count), window.len);
                 let (low, height) = (reached.start as i64, reached.len());
                 let scores = reserve(&mut state.scores, height.max(1) * BAND);
-                let base = self.row_data.offset(walk.plain_offset(0) + low as isize * window.stride);
+                let base = self.row_data.wrapping_offset(walk.plain_offset(0) + low as isize * window.stride);
                 let a = Matrix { ptr: base, rows: Offsets::Strided(window.stride), cols: Offsets::Strided(1) };
                 let b = Matrix {
                     ptr: self.vector_data.offset(x + first as isize * step),
@@ -380,7 +389,8 @@ where
                     let there = inside(first_position, by_key, count, height);
                     let target = to;
                     // Column i of the tile, from the first position that is there on.
-                    let from = scores.wrapping_offset((first_position as isize) * BAND as isize).wrapping_add(i);
+                    let from =
+                        scores.wrapping_offset((first_position as isize).wrapping_mul(BAND as isize)).wrapping_add(i);
                     let to = if past { reserve(&mut state.picked, count).cast() } else { to };
                     let write = |k: usize, value| to.offset(k as isize * out_stride).write_unaligned(U::narrow(value));
                     (0..there.start).chain(there.end..count).for_each(|k| write(k, <T as Scalar>::ZERO));
@@ -392,7 +402,6 @@ where
                 }
                 first += m;
             }
-            through::done();
         }
         Ok(())
     }

@@ -199,6 +199,7 @@ where
 
     // What does not fit the caches is better written past them: nobody finds it there.
     let past = direct && super::is_past_caches(run, size_of::<U>());
+    let _fence = through::Fence;
 
     // Short lists are taken many at a time, long ones in chunks.
     let together = if chunks == 1 { (BLOCK / len.max(1)).clamp(1, LISTS) } else { 1 };
@@ -269,7 +270,6 @@ where
         }
         flat += heads.len();
     }
-    through::done();
     Ok(())
 }
 

@@ -72,6 +72,9 @@ pub fn estimate(contraction: &Contraction, machine: &Machine) -> Result<Estimate
     if contraction.out_dtype != contraction.dtype.accumulator() {
         return Err("a scattered output accumulates in place".into());
     }
+    if contraction.right.is_none() && contraction.dtype.is_complex() {
+        return Err("times one an infinite complex number is none any more".into());
+    }
     let shape = Shape::of(contraction, inner);
     let len = |loops: &[(usize, usize)]| loops.iter().map(|&(_, len)| len as f64).product::<f64>();
     let (tables, shared, terms) = (len(&shape.tables), len(&shape.shared), len(&shape.terms));

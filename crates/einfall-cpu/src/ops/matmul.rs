@@ -105,7 +105,7 @@ fn separable(contraction: &Contraction, access: &Access, kept: Role) -> bool {
 /// `run` keeps its invariant `bound`.
 pub unsafe fn run(run: &Run<'_>) -> Result<(), BadTable> {
     // Operands at odd addresses are rare (mapped files, packed records): the nest reads them as they are.
-    let aligned = |pointer: *const u8, dtype: DType| pointer.addr().is_multiple_of(dtype.bytes().min(8));
+    let aligned = |pointer: *const u8, dtype: DType| pointer.addr().is_multiple_of(super::alignment(dtype));
     let (dtype, out_dtype) = (run.contraction.dtype, run.contraction.out_dtype);
     if !aligned(run.left, dtype) || !aligned(run.right, dtype) || !aligned(run.out, out_dtype) {
         // SAFETY: by the caller.

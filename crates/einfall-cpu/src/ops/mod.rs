@@ -40,6 +40,11 @@ macro_rules! with_types {
 }
 use with_types;
 
+/// What an address of this type must be a multiple of: half an element if it is complex.
+fn alignment(dtype: einfall_tensor::DType) -> usize {
+    if dtype.is_complex() { dtype.bytes() / 2 } else { dtype.bytes() }
+}
+
 /// Why a kernel that [`with_types`] runs cannot write the output.
 fn check_out_dtype(contraction: &Contraction) -> Result<(), String> {
     if [contraction.dtype, contraction.dtype.accumulator()].contains(&contraction.out_dtype) {

@@ -104,7 +104,7 @@ impl Shape {
 /// [`BadTable`] where a table's value is outside its axis and bad values are errors.
 ///
 /// # Safety
-/// `run` keeps its invariant `bound`; a scattered output holds zeros.
+/// `run` keeps its invariant `bound`; a scattered output holds zeros, or what earlier slices added.
 pub unsafe fn run(run: &Run<'_>) -> Result<(), BadTable> {
     let contraction = run.contraction;
     let (dtype, out_dtype) = (contraction.dtype, contraction.out_dtype);

@@ -15,7 +15,7 @@ pub struct Run<'a> {
     pub contraction: &'a Contraction,
     /// First element of the left input.
     pub left: *const u8,
-    /// First element of the right input; dangling when there is none.
+    /// First element of the right input; null when there is none.
     pub right: *const u8,
     /// First element of the output.
     pub out: *mut u8,

@@ -76,7 +76,7 @@ pub fn estimate(contraction: &Contraction, machine: &Machine) -> Result<Estimate
     let k = contraction.len_of(Role::Contracted);
     let matrices = if pattern.left { &contraction.left } else { contraction.right.as_ref().expect("matched") };
     let used = vectors.min(matrices.lookups[0].len as f64);
-    if columns < 2.0 || vectors > f64::from(u32::MAX) {
+    if columns < 2.0 || vectors.max(matrices.lookups[0].len as f64) > f64::from(u32::MAX) {
         return Err("nothing to multiply together".into());
     }
     if matrices.lookups[0].len as f64 > 8.0 * vectors {
@@ -101,7 +101,7 @@ pub fn estimate(contraction: &Contraction, machine: &Machine) -> Result<Estimate
         let side = |len: f64| len.min(f64::from(u32::MAX)) as usize;
         scratch_bytes::<T>(isa, &blocking, side(GROUP as f64 * own), side(columns), side(k))
     });
-    let lists = 16.0 * GROUP as f64 * own * threads + 16.0 * (k + columns) + 24.0 * vectors;
+    let lists = 16.0 * GROUP as f64 * own * threads + 16.0 * (k + columns) + 28.0 * vectors + 48.0 * (batches + used);
     let starts = 8.0 * matrices.lookups[0].len as f64;
     let workspace_bytes = ((machine.threads * scratch) as f64 + lists + starts) as usize;
     let workspace_bytes = workspace_bytes.saturating_add(1 << 16);
@@ -117,7 +117,7 @@ pub fn estimate(contraction: &Contraction, machine: &Machine) -> Result<Estimate
 /// `run` keeps its invariant `bound`.
 pub unsafe fn run(run: &Run<'_>) -> Result<(), BadTable> {
     let (dtype, out_dtype) = (run.contraction.dtype, run.contraction.out_dtype);
-    let aligned = |pointer: *const u8, dtype: DType| pointer.addr().is_multiple_of(dtype.bytes().min(8));
+    let aligned = |pointer: *const u8, dtype: DType| pointer.addr().is_multiple_of(super::alignment(dtype));
     if !aligned(run.left, dtype) || !aligned(run.right, dtype) || !aligned(run.out, out_dtype) {
         // SAFETY: by the caller.
         return unsafe { super::nest::run(run) };

@@ -277,7 +277,9 @@ impl<'a> RowOffsets<'a> {
                 let inside = inside(start.moved[0] + first as i64 * by, by, count, window.len);
                 let from = start.moved[0] + (first + inside.start) as i64 * by;
                 let found = inside.len();
-                let (base, step) = (from as isize * window.stride, by as isize * window.stride);
+                // Beyond the axis, where nothing is inside, these may be anything.
+                let (base, step) =
+                    ((from as isize).wrapping_mul(window.stride), (by as isize).wrapping_mul(window.stride));
                 // SAFETY: the machine has the instructions.
                 unsafe { even_offsets(self.isa, base, step, &mut offsets[..found]) };
                 if found == count {

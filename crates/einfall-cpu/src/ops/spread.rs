@@ -9,7 +9,7 @@ use einfall_plan::{Access, Bounds, Contraction, Cost, Estimate, Machine, Role, W
 use einfall_tensor::DType;
 
 use super::Run;
-use super::dense::{BAND, band, reach, tile_rows};
+use super::dense::{BAND, band, part_of, reach, tile_rows};
 use super::gemm::{Accum, Blocking, Caches, Scratch, gemm, gemm_prepacked, pack_right, packed_right_len};
 use super::source::inside;
 use crate::isa::Isa;
@@ -152,7 +152,7 @@ where
                 let mut walk = Walk::new(accesses, outer.iter().copied(), run.tables, contraction.bounds);
                 walk.seek(flat / parts);
                 let part = flat % parts;
-                let span = queries * part / parts..queries * (part + 1) / parts;
+                let span = part_of(queries, part, parts);
                 // SAFETY: `bound`; each part of the queries is one piece's own.
                 unsafe {
                     match tile.moved {
@@ -210,37 +210,33 @@ impl Job<'_> {
                 let room = std::slice::from_raw_parts_mut(state.packed.as_mut_ptr().cast(), packed_len);
                 pack_right::<T>(run.isa, &self.blocking, d, n, matrix, room);
             }
+            let mut alone = Vec::new();
             let mut first = span.start;
             while first < span.end {
                 let m = height.min(span.end - first);
                 state.weights[..m * n].fill(T::default());
+                alone.clear();
+                let entries_of = |query: isize| {
+                    let entry = walk.entry(0, at) + query * lookup.table_strides[tile_loop];
+                    run.tables[lookup.table].run(entry, lookup.table_strides[row_loop])
+                };
+                let weights_of = |query: isize| weight_data.offset(walk.plain_offset(1) + query * weight_step);
                 for i in 0..m {
                     let query = (first + i) as isize;
-                    let entry = walk.entry(0, at) + query * lookup.table_strides[tile_loop];
-                    let entries = run.tables[lookup.table].run(entry, lookup.table_strides[row_loop]);
-                    let from = weight_data.offset(walk.plain_offset(1) + query * weight_step);
                     if finite {
-                        let row = state.weights[i * n..].as_mut_ptr();
-                        let valid = place(entries, count, n, from, weight_stride, row);
+                        let row = &mut state.weights[i * n..(i + 1) * n];
+                        let valid =
+                            place(entries_of(query), count, n, weights_of(query), weight_stride, row.as_mut_ptr());
                         if !valid && contraction.bounds == Bounds::Error {
                             return Err(BadTable);
                         }
-                        continue;
-                    }
-                    let to = run.out.cast::<T>().offset(walk.plain_offset(2) + query * out_step);
-                    let mut sum = Sum::new(run.isa, base, d);
-                    for start in (0..count).step_by(BLOCK) {
-                        let (len, run_of) = (BLOCK.min(count - start), entries.skip(start));
-                        let from = from.offset(start as isize * weight_stride);
-                        let (mut offsets, mut positions) = ([0; BLOCK], [0; BLOCK]);
-                        let found =
-                            load_offsets_skip(run.isa, run_of, len, n, lookup.stride, &mut offsets, &mut positions);
-                        if found < len && contraction.bounds == Bounds::Error {
-                            return Err(BadTable);
+                        // Weights of one row, added up, may overflow where their products do not.
+                        if all_finite(row.as_ptr(), 1, 0, n) {
+                            continue;
                         }
-                        sum.add(&offsets[..found], |i| from.offset(positions[i] as isize * weight_stride));
+                        row.fill(T::default());
                     }
-                    sum.store(to, out_stride);
+                    alone.push(query);
                 }
                 if finite {
                     let tile = Matrix {
@@ -256,6 +252,22 @@ impl Job<'_> {
                     let packed = state.packed.as_ptr();
                     let scratch = &mut state.scratch;
                     gemm_prepacked::<T, T>(run.isa, &self.blocking, m, d, n, tile, packed, c, Accum::Replace, scratch);
+                }
+                for &query in &alone {
+                    let (entries, from) = (entries_of(query), weights_of(query));
+                    let mut sum = Sum::new(run.isa, base, d);
+                    for start in (0..count).step_by(BLOCK) {
+                        let (len, run_of) = (BLOCK.min(count - start), entries.skip(start));
+                        let from = from.offset(start as isize * weight_stride);
+                        let (mut offsets, mut positions) = ([0; BLOCK], [0; BLOCK]);
+                        let found =
+                            load_offsets_skip(run.isa, run_of, len, n, lookup.stride, &mut offsets, &mut positions);
+                        if found < len && contraction.bounds == Bounds::Error {
+                            return Err(BadTable);
+                        }
+                        sum.add(&offsets[..found], |i| from.offset(positions[i] as isize * weight_stride));
+                    }
+                    sum.store(run.out.cast::<T>().offset(walk.plain_offset(2) + query * out_step), out_stride);
                 }
                 first += m;
             }

@@ -220,7 +220,7 @@ impl Builder<'_> {
         let out = &self.problem.output;
         let accumulator = self.problem.dtype.accumulator();
         let inputs = match right {
-            // A plain copy or sum converts on its way; whatever else wants its own type.
+            // A plain copy or sum converts on its way (see below); whatever else wants its own type.
             None if left.term.is_plain() && out.term.is_plain() => vec![left],
             None => vec![self.converted(left, self.problem.dtype)?],
             Some(right) => {
@@ -232,7 +232,10 @@ impl Builder<'_> {
         let plain_copy = inputs.len() == 1 && inputs[0].term.is_plain() && out.term.is_plain();
         // A scattered output adds up in place, so it must be an accumulator.
         let storable = out.dtype == dtype && out.term.is_plain() || out.dtype == dtype.accumulator();
-        let direct = plain_copy || storable;
+        // Converted on its way, a sum is kept in the output's type: right only where that is the type to sum in.
+        let sums = |label: &LabelId| self.problem.labels[label.0 as usize].len > 1 && out.term.stride(*label) == 0;
+        let narrowed = plain_copy && inputs[0].labels.iter().any(sums) && out.dtype.accumulator() != accumulator;
+        let direct = (plain_copy || storable) && !narrowed;
         if direct && !summed {
             self.push(&inputs, (Slot::Output, out.term.clone()), out.dtype, None)?;
             return Ok(Ending::default());
