@@ -280,7 +280,7 @@ pub struct KeysArgs {
     /// Keys of a query [default: 1,3,10,30,100,300,1000, those up to n]
     #[arg(short, long, value_name = "LENS", value_delimiter = ',')]
     pub k: Vec<usize>,
-    /// scores, values or both (scores, softmax, values) [default: all three]
+    /// scores, values, or attention: scores, a plain softmax, values [default: all three]
     #[arg(long, value_name = "OP", value_delimiter = ',')]
     pub op: Vec<Op>,
     /// Cases to time [default: all but window]

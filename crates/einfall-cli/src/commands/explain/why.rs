@@ -28,6 +28,8 @@ pub(super) struct Why {
     ways: Vec<Vec<String>>,
     #[serde(skip)]
     read_bytes_per_second: f64,
+    /// Whether the rates were measured.
+    measured: bool,
 }
 
 /// How an operand is looked at.
@@ -75,7 +77,8 @@ pub(super) fn explain(plan: &Plan) -> Why {
     let output = &problem.output;
     let result: f64 = output.layout.shape.iter().map(|&len| len as f64).product::<f64>() * output.dtype.bytes() as f64;
     let distinct_bytes = operands.iter().map(|operand| operand.distinct_bytes).sum::<f64>() + tables + result;
-    let flops = problem.flops();
+    // With several steps their order decides how much there is to compute.
+    let flops = if plan.steps.len() > 1 { plan.cost().flops } else { problem.flops() };
     let ways = plan.steps.iter().chain(&plan.epilogue).map(|step| {
         let mut offers: Vec<_> =
             step.candidates.iter().filter_map(|candidate| candidate.answer.as_ref().ok()).collect();
@@ -94,6 +97,7 @@ pub(super) fn explain(plan: &Plan) -> Why {
         operands,
         ways: ways.collect(),
         read_bytes_per_second: machine.read_bytes_per_second,
+        measured: machine.measured,
     }
 }
 
@@ -156,6 +160,9 @@ impl Why {
         let mut sentences = vec![self.balance()];
         sentences.extend(self.operands.iter().filter_map(|operand| self.about(operand)));
         sentences.extend(self.choice());
+        if !self.measured {
+            sentences.push("The rates of this machine are estimates; `einfall machine` measures them once.".into());
+        }
         wrap(&sentences.join(" "))
     }
 
