@@ -165,6 +165,9 @@ impl Contraction {
     pub fn distinct_elements(&self, access: &Access) -> f64 {
         let of = |at: usize| self.loops[at].len as f64;
         let plain: f64 = (0..self.loops.len()).filter(|&at| access.strides[at] != 0).map(of).product();
+        // Strides that overlap reach no more than lies between the ends.
+        let span = |at: usize| access.strides[at].unsigned_abs() as f64 * (of(at) - 1.0).max(0.0);
+        let plain = plain.min(1.0 + (0..self.loops.len()).map(span).sum::<f64>());
         let looked_up: f64 = access
             .lookups
             .iter()
@@ -223,6 +226,10 @@ pub fn classify(
         })
         .collect();
     let mut contraction = Contraction { loops, left, right, out, dtype, out_dtype, bounds: problem.bounds };
+    // The executor shifts windows for sliced labels, so these stay what they are.
+    if sliced.is_empty() {
+        contraction.fold_windows();
+    }
     contraction.sort();
     contraction.fuse();
     contraction
@@ -302,6 +309,33 @@ pub fn shift(access: &mut Access, term: &Term, tables: &[Table], values: &[(Labe
 }
 
 impl Contraction {
+    /// Turns windows that never leave their axis into strides, where they join a kept and a summed loop of one input: the
+    /// windows of a convolution, which then is a product of matrices whose rows overlap. Windows that move with both
+    /// inputs keep their name, because there are ways of their own for them.
+    fn fold_windows(&mut self) {
+        let Contraction { loops, left, right, .. } = self;
+        for access in [Some(left), right.as_mut()].into_iter().flatten() {
+            let Access { offset, strides, windows, .. } = access;
+            windows.retain(|window| {
+                let moved =
+                    |role: Role| loops.iter().zip(&window.coefficients).any(|(l, &by)| by != 0 && l.role == role);
+                let convolves =
+                    moved(Role::Contracted) && (moved(Role::Left) || moved(Role::Right)) && !moved(Role::Batch);
+                let steps = || loops.iter().zip(&window.coefficients).map(|(l, &by)| by * (l.len as i64 - 1));
+                let low: i64 = window.offset + steps().map(|step| step.min(0)).sum::<i64>();
+                let high: i64 = window.offset + steps().map(|step| step.max(0)).sum::<i64>();
+                if !convolves || loops.iter().any(|l| l.len == 0) || low < 0 || high >= window.len as i64 {
+                    return true;
+                }
+                *offset += window.offset as isize * window.stride;
+                for (stride, &by) in strides.iter_mut().zip(&window.coefficients) {
+                    *stride += by as isize * window.stride;
+                }
+                false
+            });
+        }
+    }
+
     /// Output loops by falling stride of the output, contracted ones by falling stride of the inputs.
     fn sort(&mut self) {
         let key = |at: usize| {

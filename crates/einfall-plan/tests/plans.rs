@@ -209,10 +209,10 @@ fn convolution() {
     result [5, 7, 7] f32, 2 threads, avx2
     1. i[x+u][y+v],oiuv->oxy   left x=7 y=7, right o=5, contracted i=2 u=3 v=3
        rows         -             needs exactly one summed loop
-       matrix       -             needs two plain inputs
+     * matrix       gemm            4.41 µs    8.82 kFLOP     1.99 kB
        scatter      -             the output is not scattered by a table
-     * loops        nest            44.1 µs    8.82 kFLOP     1.99 kB
-    total   44.1 µs    8.82 kFLOP     1.99 kB; workspace 0 B
+       loops        nest            44.1 µs    8.82 kFLOP     1.99 kB
+    total   4.41 µs    8.82 kFLOP     1.99 kB; workspace 4.10 kB
     ");
 }
 

@@ -117,7 +117,7 @@ fn the_equations_of_the_notation() {
     ");
     assert_snapshot!(plan("bi[x+u][y+v],oiuv->boxy", &[f32(&[2, 3, 34, 36]), f32(&[5, 3, 3, 3])]), @"
     bi[x+u][y+v],oiuv->boxy   left b=2 x=32 y=34, right o=5, contracted i=3 u=3 v=3
-      nest: nest
+      gemm: gemm
     ");
     let sparse = Einsum::new("e,[e]d->[e]d").size("[e]", 300);
     assert_snapshot!(steps(&sparse, &[f32(&[5000]), f32(&[300, 32]), i64(&[5000]), i64(&[5000])]), @"
