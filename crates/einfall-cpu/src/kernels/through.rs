@@ -41,7 +41,7 @@ unsafe fn lines(from: *const u8, to: *mut u8, bytes: usize) {
     }
 }
 
-/// Calls [`done`] when it goes, on whichever way.
+/// When it goes, on whichever way, what was copied is ordered before whatever this thread writes next.
 pub struct Fence;
 
 impl Drop for Fence {
@@ -50,7 +50,7 @@ impl Drop for Fence {
     }
 }
 
-/// Orders everything that was copied before whatever this thread writes next.
+/// The fence itself.
 fn done() {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: a fence; every x86-64 machine has it.
