@@ -57,21 +57,40 @@ fn test() -> Outcome {
     run("cargo test --workspace", &[("INSTA_UPDATE", "no")])?;
     run("cargo doc --workspace --no-deps", &[("RUSTDOCFLAGS", "-D warnings")])?;
     let version = ["-c", "import sys, venv; sys.exit(sys.version_info < (3, 11))"];
-    if Command::new("python3").args(version).stderr(Stdio::null()).status().is_ok_and(|status| status.success()) {
-        return python(false);
+    if !Command::new("python3").args(version).stderr(Stdio::null()).status().is_ok_and(|status| status.success()) {
+        println!("skipped: the Python package needs Python 3.11 or later as `python3`, with venv");
+        return Ok(());
     }
-    println!("skipped: the Python package needs Python 3.11 or later as `python3`, with venv");
-    Ok(())
+    match python_environment("opt_einsum") {
+        Ok(()) => python_tests(),
+        Err(why) => {
+            println!("skipped: the Python package, for which pytest and NumPy cannot be installed here ({why})");
+            Ok(())
+        }
+    }
 }
 
 /// Builds the Python package in an environment of its own and runs its tests, with every peer library or NumPy alone.
 fn python(every_library: bool) -> Outcome {
-    let environment = root().join("target").join("python");
-    let environment = environment.display();
+    python_environment(if every_library { "torch jax opt_einsum cotengra" } else { "opt_einsum" })?;
+    python_tests()
+}
+
+/// Where the Python package is tested.
+fn environment() -> String {
+    root().join("target").join("python").display().to_string()
+}
+
+fn python_environment(libraries: &str) -> Outcome {
+    let environment = environment();
     run(&format!("python3 -m venv {environment}"), &[])?;
-    let libraries = if every_library { "torch jax opt_einsum cotengra" } else { "opt_einsum" };
     let quiet = "--quiet --disable-pip-version-check";
-    run(&format!("{environment}/bin/pip install {quiet} pytest numpy ml_dtypes mypy {libraries}"), &[])?;
+    run(&format!("{environment}/bin/pip install {quiet} pytest numpy ml_dtypes mypy {libraries}"), &[])
+}
+
+fn python_tests() -> Outcome {
+    let environment = environment();
+    let quiet = "--quiet --disable-pip-version-check";
     run(&format!("{environment}/bin/pip install {quiet} --force-reinstall --no-deps ./bindings/python"), &[])?;
     run(&format!("{environment}/bin/python -m pytest -q bindings/python"), &[])
 }
