@@ -6,7 +6,7 @@
 use std::fmt;
 use std::io;
 
-use einfall::{BindError, Diagnostic, Error, RunError, TensorError};
+use einfall::{BindError, Diagnostic, Equation, Error, RunError, TensorError};
 
 use crate::files::FileError;
 
@@ -63,14 +63,36 @@ impl From<io::Error> for Failure {
     }
 }
 
+impl Failure {
+    /// What a call of the library says, pointing at its equation where it is about a place in it.
+    pub fn of_call(error: &Error, equation: &Equation) -> Self {
+        let drawn = match error {
+            Error::Run(RunError::TableValue { .. }) => error.diagnostic(equation),
+            _ => None,
+        };
+        let mut failure = Self::from(error);
+        if let Some(diagnostic) = drawn {
+            let hint = Some("`--bounds skip` leaves such terms out".to_owned());
+            failure.message = Diagnostic { hint, ..diagnostic }.to_string();
+        }
+        failure
+    }
+}
+
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        let code = match &error {
+        Self::from(&error)
+    }
+}
+
+impl From<&Error> for Failure {
+    fn from(error: &Error) -> Self {
+        let code = match error {
             Error::Run(RunError::Changed | RunError::OutOfMemory { .. }) => INTERNAL,
             Error::Tensor(TensorError::OutOfMemory { .. }) => INTERNAL,
             _ => BAD_INPUT,
         };
-        Self { message: reworded(&error), code }
+        Self { message: reworded(error), code }
     }
 }
 

@@ -126,7 +126,11 @@ const REFUSED: &[(&[&str], &str)] = &[
     (&["run", "ij->ij", "broken.npy"], "`broken.npy` is malformed"),
     (
         &["run", "[e]->e", "c.safetensors", "wild.npy"],
-        "table argument 1 holds -1 at [2], outside the axis of length 2\nhint: `--bounds skip`",
+        "table argument 1 holds -1 at [2], outside the axis of length 2\n  [e]->e\n  ^^^\nhint: `--bounds skip` leaves such",
+    ),
+    (
+        &["run", "e,[e] -> [e]", "four.npy", "c.safetensors", "table.npy", "wild.npy", "-s", "[e]=2"],
+        "table argument 3 holds -1 at [2], outside the axis of length 2\n  e,[e] -> [e]\n           ^^^\nhint: ",
     ),
     (&["run", "[e]->e", "c.safetensors", "four.npy"], "is f32, not an integer type"),
     (&["run", "e->[e]", "four.npy", "table.npy"], "hint: give it with `-s`, as in `-s '[e]=1000'`"),

@@ -3,7 +3,7 @@
 mod common;
 
 use einfall::{
-    Bounds, CpuDevice, DType, Einsum, Error, Layout, RunError, TensorError, View, ViewMut, einsum, einsum_into,
+    Bounds, CpuDevice, DType, Einsum, Equation, Error, Layout, RunError, TensorError, View, ViewMut, einsum, einsum_into,
 };
 use einfall_testing::case::Buffer;
 use einfall_testing::generator::malformed_case;
@@ -51,6 +51,21 @@ fn table_values_outside_their_axis_are_named() {
     table argument 2 holds 7 at [1, 1], outside the axis of length 3
     hint: bounds `skip` leaves such terms out
     ");
+}
+
+#[test]
+fn the_value_of_a_table_points_at_its_bracket() {
+    let (x, table) = (count(3), [0i64, 5, 1]);
+    let arguments = [View::from_slice(&x, &[3]).unwrap(), View::from_slice(&table, &[3]).unwrap()];
+    let error = refused(Einsum::new("e->[e]").size("[e]", 5).run(&arguments));
+    assert_snapshot!(error.diagnostic(&Equation::parse("e -> [e]").unwrap()).unwrap(), @"
+    table argument 1 holds 5 at [1], outside the axis of length 5
+      e -> [e]
+           ^^^
+    hint: bounds `skip` leaves such terms out
+    ");
+    // Another equation may have no such table: then there is no place to point at.
+    assert!(error.diagnostic(&Equation::parse("e->e").unwrap()).is_none());
 }
 
 #[test]

@@ -30,7 +30,7 @@ pub(super) fn run(args: &RunArgs, out: &mut dyn Write) -> Result<(), Failure> {
     let einsum = args.dtype.into_iter().fold(einsum, Einsum::dtype);
     let einsum = args.memory_limit.into_iter().fold(einsum, Einsum::memory_limit);
     let start = Instant::now();
-    let result = einsum.run(&views)?;
+    let result = einsum.run(&views).map_err(|error| Failure::of_call(&error, &equation))?;
     let seconds = start.elapsed().as_secs_f64();
     if let Some(target) = &target {
         target.write(&result)?;
