@@ -119,12 +119,15 @@ fn reworded(error: &Error) -> String {
 
 /// The hint names a key with a length, `[e]=1000`; a shell wants brackets quoted.
 fn with_hint(diagnostic: &Diagnostic) -> String {
-    let example = diagnostic.hint.as_deref().and_then(|hint| hint.split('`').find(|text| text.contains('=')));
+    let hint = diagnostic.hint.as_deref().unwrap_or("");
+    let example = hint.split('`').find(|text| text.contains('='));
     let quoted = match example {
         Some(example) if example.starts_with('[') => format!("'{example}'"),
         Some(example) => example.to_owned(),
         None => "w=9".to_owned(),
     };
-    let hint = format!("give it with `-s`, as in `-s {quoted}`");
+    // What may have been meant goes before it.
+    let before = hint.split_once("name it in `sizes`").map_or("", |(before, _)| before);
+    let hint = format!("{before}give it with `-s`, as in `-s {quoted}`");
     Diagnostic { hint: Some(hint), ..diagnostic.clone() }.to_string()
 }

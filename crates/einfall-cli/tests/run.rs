@@ -116,7 +116,11 @@ fn large_results_are_not_printed() {
 /// Every refusal: what is typed, and what must be said.
 const REFUSED: &[(&[&str], &str)] = &[
     (&["run", "ij,jk->ik", "a.npy"], "the equation takes 2 arguments but 1"),
-    (&["run", "ij,jk->iz", "a.npy", "b.npz"], "z"),
+    (
+        &["run", "ij,jk->iz", "a.npy", "b.npz"],
+        "nothing gives label `z` a length\n  ij,jk->iz\n          ^\nhint: did you mean the output `ik`? no operand has `z`: \
+         to repeat the result along it, give it with `-s`, as in `-s z=4`\n",
+    ),
     (&["run", "ij,jk->ik)", "a.npy", "b.npz"], "^"),
     (&["run", "ij,jk->ik", "a.npy", "a.npy"], "label `j` is 3 in operand 0 but 2 in operand 1\n  ij,jk->ik\n   ^ ^"),
     (&["run", "ij->ij", "missing.npy"], "cannot open `missing.npy`"),

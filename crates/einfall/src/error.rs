@@ -97,6 +97,26 @@ fn lookup_of(equation: &Equation, argument: usize) -> Option<(Place, usize)> {
     None
 }
 
+/// Adds what may have been meant where a label stands in the output alone and nothing gives it a length.
+pub(crate) fn with_meant(error: BindError, equation: &Equation) -> BindError {
+    let BindError::MissingSize(mut diagnostic) = error else { return error };
+    let output = equation.output().map_or(&[][..], |output| &output.axes);
+    let pointed = output.iter().enumerate().find(|(at, axis)| {
+        matches!(axis, Axis::Label(_)) && diagnostic.spans.first() == Some(&equation.span(Place::Output, *at))
+    });
+    if let Some((_, Axis::Label(label))) = pointed
+        && !equation.operands().iter().any(|operand| operand.labels().any(|other| other == *label))
+    {
+        let meant = equation.meant_output(*label).map(|output| format!("did you mean the output `{output}`? "));
+        let hint = format!(
+            "{}no operand has `{label}`: to repeat the result along it, name it in `sizes`, as in `{label}=4`",
+            meant.unwrap_or_default()
+        );
+        diagnostic.hint = Some(hint);
+    }
+    BindError::MissingSize(diagnostic)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
