@@ -71,9 +71,23 @@ impl From<BoundsArg> for Bounds {
     }
 }
 
+/// Reads an element type out of those that `fits`; others are refused with `wrong` and what there is.
+fn parse_dtype_of(text: &str, fits: impl Fn(DType) -> bool, wrong: impl Fn(DType) -> String) -> Result<DType, String> {
+    let message = match text.parse::<DType>() {
+        Ok(dtype) if fits(dtype) => return Ok(dtype),
+        Ok(dtype) => wrong(dtype),
+        Err(unknown) => unknown,
+    };
+    let names = DType::ALL.into_iter().filter(|&dtype| fits(dtype)).map(DType::name);
+    Err(format!("{message}\nhint: one of {}", names.collect::<Vec<_>>().join(", ")))
+}
+
+fn parse_dtype(text: &str) -> Result<DType, String> {
+    parse_dtype_of(text, |_| true, |dtype| dtype.to_string())
+}
+
 fn parse_integer_dtype(text: &str) -> Result<DType, String> {
-    let dtype: DType = text.parse()?;
-    if dtype.is_integer() { Ok(dtype) } else { Err(format!("a table holds integers, not {dtype}")) }
+    parse_dtype_of(text, DType::is_integer, |dtype| format!("a table holds integers, not {dtype}"))
 }
 
 /// Arguments of `einfall run`.
@@ -106,7 +120,7 @@ pub struct RunArgs {
     #[arg(long, value_enum, default_value_t)]
     pub bounds: BoundsArg,
     /// Type of the result [default: that of the operands together]
-    #[arg(long)]
+    #[arg(long, value_parser = parse_dtype)]
     pub dtype: Option<DType>,
     /// Most elements that an intermediate result may have
     #[arg(long, value_name = "ELEMENTS")]
@@ -153,7 +167,7 @@ pub struct ExplainArgs {
     #[arg(long, value_name = "OPERAND:LABELS", value_parser = parse_expand)]
     pub expand: Vec<Expand>,
     /// Element type of the operands
-    #[arg(long, default_value = "f32")]
+    #[arg(long, default_value = "f32", value_parser = parse_dtype)]
     pub dtype: DType,
     /// Element type of the tables
     #[arg(long, default_value = "i64", value_parser = parse_integer_dtype)]
@@ -325,16 +339,12 @@ pub struct KeysArgs {
 }
 
 fn parse_float_dtype(text: &str) -> Result<DType, String> {
-    let dtype: DType = text.parse()?;
-    if dtype.is_float() { Ok(dtype) } else { Err(format!("{dtype} is none of f32, f64, bf16, f16")) }
+    parse_dtype_of(text, DType::is_float, |dtype| format!("{dtype} is not a floating-point type"))
 }
 
 fn parse_table_dtype(text: &str) -> Result<DType, String> {
-    let dtype: DType = text.parse()?;
-    match dtype {
-        DType::I32 | DType::I64 => Ok(dtype),
-        _ => Err(format!("{dtype} is neither i64 nor i32")),
-    }
+    let timed = |dtype| matches!(dtype, DType::I32 | DType::I64);
+    parse_dtype_of(text, timed, |dtype| format!("{dtype} is neither i64 nor i32"))
 }
 
 #[cfg(test)]

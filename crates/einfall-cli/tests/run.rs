@@ -142,7 +142,10 @@ const REFUSED: &[(&[&str], &str)] = &[
     (&["run", "ij->ij", "a.npy", "-s", "i=3"], "in `-s`"),
     (&["run", "ij->ij", "a.npy", "-s", "i=3,i=4"], "`-s` gives `i` the length 3 and the length 4"),
     (&["run", "ij->ij", "a.npy", "-s", "i"], "`i` has no `=`"),
-    (&["run", "ij->ij", "a.npy", "--dtype", "f99"], "unknown dtype `f99`"),
+    (
+        &["run", "ij->ij", "a.npy", "--dtype", "f33"],
+        "unknown dtype `f33`\nhint: one of bool, i8, i16, i32, i64, u8, u16, u32, u64, f16, bf16, f32, f64, c64, c128\n",
+    ),
     (&["run", "ij->ij", "a.npy", "--dtype", "i32"], "cannot give a result of type i32"),
     (&["run", "ij->ij", "a.npy", "--bounds", "wrap"], "--bounds"),
     (&["run", "ij->ij", "a.npy", "--threads", "0"], "`0` is not a number from 1 to 1024"),
