@@ -97,7 +97,8 @@ FILES are the operands in order, each followed by the tables of its lookups; tab
 come last. They are mapped into memory, not read whole. A file is `a.npy`, `arrays.npz:NAME` or \
 `model.safetensors:NAME`; the name may be left out where there is one array only.
 
-The result is written under its name only when it is complete. Without -o up to 1000 values are printed.
+The result is written under its name only when it is complete, and over one of FILES only with --force. \
+Without -o up to 1000 values are printed.
 
 Examples:
   einfall run 'ij,jk->ik' a.npy b.npy -o c.npy
@@ -113,6 +114,9 @@ pub struct RunArgs {
     /// Where to write the result: c.npy, c.npz:NAME or c.safetensors:NAME
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<String>,
+    /// Let the result take the place of a file that it is made of
+    #[arg(long, requires = "output")]
+    pub force: bool,
     /// Lengths that no array gives: of labels, w=9, or of output axes under their bracket, '[e]=1000'
     #[arg(short, long, value_name = "KEY=LEN", value_delimiter = ',')]
     pub size: Vec<Length>,

@@ -91,12 +91,51 @@ fn a_pipe_is_refused_without_waiting_for_it() {
     assert!(ran.code == Some(2) && ran.stderr.contains("it is not a regular file"), "{ran:?}");
 }
 
+#[cfg(unix)]
+#[test]
+fn an_input_is_not_overwritten_unasked() {
+    let place = place();
+    let work = place.work();
+    std::os::unix::fs::symlink("a.npy", work.join("link.npy")).unwrap();
+    std::fs::hard_link(work.join("a.npy"), work.join("hard.npy")).unwrap();
+    place.f32("copy.npy", &[2, 3], &[0.0; 6]);
+    let before = place.listing();
+    let old = std::fs::read(work.join("a.npy")).unwrap();
+    for (target, is_it) in [
+        ("a.npy", "`a.npy` is an input"),
+        ("./a.npy", "`./a.npy` is the same file as the input `a.npy`"),
+        ("link.npy", "`link.npy` is the same file as the input `a.npy`"),
+        ("hard.npy", "`hard.npy` is the same file as the input `a.npy`"),
+    ] {
+        let ran = place.run(&["run", "ij,kj->ik", "a.npy", "copy.npy", "-o", target]);
+        let said = format!("error: {is_it} and would be overwritten\nhint: write to another file, or add `--force`\n");
+        assert_eq!((ran.code, ran.stderr, ran.stdout.as_str()), (Some(2), said, ""), "{target}");
+        assert_eq!((place.listing(), std::fs::read(work.join("a.npy")).unwrap()), (before.clone(), old.clone()));
+    }
+    // A later input and one inside an archive count too; a link can be the input.
+    for arguments in [
+        ["ij,kj->ik", "a.npy", "copy.npy", "copy.npy"],
+        ["ij,jk->ik", "a.npy", "b.npz:weights", "b.npz:weights"],
+        ["ij,kj->ik", "link.npy", "copy.npy", "a.npy"],
+    ] {
+        let [equation, left, right, target] = arguments;
+        let ran = place.run(&["run", equation, left, right, "-o", target]);
+        assert!(ran.code == Some(2) && ran.stderr.contains("would be overwritten"), "{arguments:?}: {ran:?}");
+    }
+    // A file of the same content is another one, and may be replaced.
+    std::fs::copy(work.join("a.npy"), work.join("copy.npy")).unwrap();
+    place.run(&["run", "ij->ji", "a.npy", "-o", "copy.npy"]).out();
+    let ran = place.run(&["run", "ij->ji", "a.npy", "--force"]);
+    assert!(ran.code == Some(2) && ran.stderr.contains("--output"), "{ran:?}");
+}
+
 #[test]
 fn a_result_may_replace_what_it_was_made_of() {
     let place = place();
     for name in ["a.npy", "a.npz:x", "a.safetensors:x"] {
         place.f32(name, &[2, 3], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
-        place.run(&["run", "ij->ji", name, "-o", name]).out();
+        assert_eq!(place.run(&["run", "ij->ji", name, "-o", name]).code, Some(2));
+        place.run(&["run", "ij->ji", name, "-o", name, "--force"]).out();
         assert_eq!(place.read_f32(name), (vec![3, 2], vec![1.0, 4.0, 2.0, 5.0, 3.0, 6.0]), "{name}");
     }
 }
