@@ -4,7 +4,7 @@
 //! Text that the library words for its callers is reworded here for the command line.
 
 use std::fmt;
-use std::io;
+use std::io::{self, Write};
 
 use einfall::{BindError, Diagnostic, Equation, Error, RunError, TensorError};
 
@@ -38,6 +38,29 @@ impl Failure {
     /// Whether the reader of our output went away, which is no error.
     pub fn is_broken_pipe(&self) -> bool {
         self.code == 0
+    }
+}
+
+/// Lets a panic be told like any other failure: that it is a bug of ours, where, and what to do. With `RUST_BACKTRACE`
+/// set Rust's own report comes before that. For the program itself: the hook is that of the whole process.
+pub fn report_panics() {
+    let rusts = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if std::env::var_os("RUST_BACKTRACE").is_some_and(|value| value != "0") {
+            rusts(panic);
+        }
+        // Where standard error is gone there is nobody to tell.
+        let _ = writeln!(io::stderr(), "error: {}", Failure::bug(panic.location()));
+    }));
+}
+
+impl Failure {
+    /// A mistake of ours, which the caller can do nothing about but report.
+    fn bug(at: Option<&std::panic::Location<'_>>) -> Self {
+        let place = at.map_or_else(String::new, |at| format!(", at {}:{}", at.file(), at.line()));
+        Self::internal(format!(
+            "einfall has a bug{place}\nhint: please report it, with what the same command prints under `RUST_BACKTRACE=1`"
+        ))
     }
 }
 
@@ -130,4 +153,17 @@ fn with_hint(diagnostic: &Diagnostic) -> String {
     let before = hint.split_once("name it in `sizes`").map_or("", |(before, _)| before);
     let hint = format!("{before}give it with `-s`, as in `-s {quoted}`");
     Diagnostic { hint: Some(hint), ..diagnostic.clone() }.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bug_is_told_in_words() {
+        let here = std::panic::Location::caller();
+        let failure = Failure::bug(Some(here));
+        let wanted = format!("einfall has a bug, at {}:{}\nhint: please report it", here.file(), here.line());
+        assert!(failure.code == INTERNAL && failure.message.starts_with(&wanted), "{failure}");
+    }
 }

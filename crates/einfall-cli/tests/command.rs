@@ -273,6 +273,25 @@ fn every_type_is_right() {
     }
 }
 
+/// A folder whose name is no Unicode is as good as any other.
+#[cfg(target_os = "linux")]
+#[test]
+fn names_of_files_may_be_any_bytes() {
+    use std::os::unix::ffi::OsStrExt;
+    let place = Place::new();
+    let folder = std::ffi::OsStr::from_bytes(b"results-\xff");
+    let mut command = place.command(&["bench", "keys", "--quick", "--k", "1", "--op", "scores", "--out"]);
+    let ran = common::Ran::from(command.arg(folder).output().unwrap());
+    assert!(ran.out().contains("keys.json"), "{ran:?}");
+    assert!(place.work().join(folder).join("keys.json").is_file());
+    // Where text is wanted, the refusal is one of ours.
+    for before in [&["run", "ij->ji"][..], &["run"], &["explain"], &["bench"], &[]] {
+        let ran = common::Ran::from(place.command(before).arg(folder).output().unwrap());
+        assert!(ran.code == Some(2) && ran.stderr.starts_with("error: ") && ran.stdout.is_empty(), "{ran:?}");
+        assert!(!ran.stderr.contains("panicked") && !ran.stderr.contains("Err("), "{ran:?}");
+    }
+}
+
 #[test]
 fn experiments_that_make_no_sense_are_refused() {
     let place = Place::new();

@@ -43,7 +43,7 @@ pub fn run(args: &KeysArgs, out: &mut dyn Write) -> Result<(), Failure> {
             table_dtype: options.table_dtype.name().to_owned(),
             sizes: options.sizes,
             peers: std::collections::BTreeMap::new(),
-            command: write::command(std::env::args()),
+            command: write::command(std::env::args_os()),
         },
         ..BenchReport::default()
     };
