@@ -317,6 +317,53 @@ fn experiments_that_make_no_sense_are_refused() {
     assert_eq!(place.listing(), ["file"]);
 }
 
+/// Waits until something is so, or fails.
+#[track_caller]
+fn until(mut what: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !what() {
+        assert!(Instant::now() < deadline, "waited for a minute");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn an_interruption_leaves_nothing_behind() {
+    use std::os::unix::fs::PermissionsExt;
+    let place = Place::new();
+    let machine = place.path("machine.json");
+    std::fs::write(&machine, serde_json::to_string(&Machine::example()).unwrap()).unwrap();
+    std::fs::create_dir(place.path("tmp")).unwrap();
+    // A Python that answers twice and then does not listen any more; its number tells where it is.
+    let python = place.path("python");
+    let answers = r#"echo '{"ok": true, "python": "0", "packages": {}, "missing": {}, "peers": ["x"], "skipped": {}}'"#;
+    let busy = format!("#!/bin/sh\nread line; {answers}\nread line; {answers}\nread line; echo $$ > busy; exec sleep 60\n");
+    std::fs::write(&python, busy).unwrap();
+    std::fs::set_permissions(&python, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let arguments = ["bench", "keys", "--quick", "--k", "10", "--op", "scores", "--out", "results", "--peers", "--python"];
+    for signal in ["-INT", "-TERM", "-HUP"] {
+        let mut command = place.command(&arguments);
+        command.arg(&python).arg("--machine").arg(&machine).env("TMPDIR", place.path("tmp"));
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let busy = place.work().join("busy");
+        until(|| std::fs::read_to_string(&busy).is_ok_and(|text| text.ends_with('\n')));
+        let kept = list(&place.path("tmp"));
+        assert!(kept.len() == 2 && kept[0].starts_with("einfall-bench-"), "{kept:?}");
+        let process = format!("/proc/{}", std::fs::read_to_string(&busy).unwrap().trim());
+        assert!(std::path::Path::new(&process).exists());
+        let sent = std::process::Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap();
+        assert!(sent.success());
+        let ran = common::Ran::from(child.wait_with_output().unwrap());
+        assert_eq!((ran.code, ran.stdout.as_str()), (Some(130), ""), "{signal}: {ran:?}");
+        assert!(ran.stderr.ends_with("\nerror: interrupted\n"), "{ran:?}");
+        assert_eq!(list(&place.path("tmp")), [""; 0], "{signal}");
+        assert!(!std::path::Path::new(&process).exists(), "{signal}: {process} is alive");
+        assert_eq!(list(&place.work().join("results")), [""; 0]);
+        std::fs::remove_file(busy).unwrap();
+    }
+}
+
 #[test]
 fn an_absent_python_is_a_note() {
     let place = Place::new();

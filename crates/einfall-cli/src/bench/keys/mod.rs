@@ -21,7 +21,7 @@ use super::record::{self, BenchReport, Settings};
 use super::{table, units};
 use crate::arguments::KeysArgs;
 use crate::failure::Failure;
-use crate::host;
+use crate::{host, interrupt};
 use options::Options;
 
 /// Runs the experiment.
@@ -29,6 +29,7 @@ use options::Options;
 /// # Errors
 /// [`Failure`]: what was asked for makes no sense, files cannot be written, or a result of ours is wrong.
 pub fn run(args: &KeysArgs, out: &mut dyn Write) -> Result<(), Failure> {
+    interrupt::watch();
     let options = Options::new(args)?;
     check_memory(&options)?;
     let folder = write::Folder::open(&args.out)?;
