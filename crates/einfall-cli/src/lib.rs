@@ -2,7 +2,7 @@
 //!
 //! [`arguments`] is what may be typed, [`commands`] does it. [`mod@bench`] holds what a benchmark run records and how it is
 //! shown, [`files`] reads and writes arrays. Only [`run`] touches the standard streams: below it, whatever goes to a
-//! terminal is written to a `&mut dyn Write` that the caller hands in, except for progress bars on standard error.
+//! terminal is written to a `&mut dyn Write` that the caller hands in, except for [`progress`] on standard error.
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -21,6 +21,7 @@ pub mod failure;
 pub mod files;
 pub mod host;
 pub mod interrupt;
+pub mod progress;
 pub mod sizes;
 
 /// Does what a command line says, the name of the program first: writes to the standard streams and returns the exit

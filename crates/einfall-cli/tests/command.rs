@@ -264,6 +264,37 @@ fn a_quick_experiment_is_right_and_complete() {
 }
 
 #[test]
+fn long_work_says_how_far_it_is_where_there_is_no_terminal() {
+    let place = Place::new();
+    // 10 problems of 0.5 s each: a line at the start, then one every two seconds.
+    let ks = [
+        "--op",
+        "scores",
+        "--case",
+        "shared",
+        "--k",
+        "1,2,3,4,5,6,7,8,9,10",
+        "--budget",
+        "0.5",
+        "--repeats",
+        "1000000",
+    ];
+    let ran = bench(&place, &ks);
+    let lines: Vec<&str> = ran.stderr.lines().collect();
+    assert!(ran.code == Some(0) && lines.len() >= 3, "{ran:?}");
+    assert_eq!(lines[0], "1 of 10: making the data");
+    for line in &lines[1..] {
+        let (number, rest) = line.split_once(" of 10: scores shared k=").unwrap();
+        let (k, left) = rest.split_once(", about ").unwrap();
+        assert_eq!(number, k.trim_end_matches(": comparing"), "{line}");
+        assert!(left.strip_suffix(" s left").is_some_and(|left| left.parse::<u8>().is_ok()), "{line}");
+    }
+    // Programs get what they asked for alone.
+    assert_eq!(bench(&place, &["--op", "scores", "--case", "shared", "--json"]).stderr, "");
+    assert!(place.run(&["machine", "--no-save", "--budget", "0"]).stderr.starts_with("1 of 7: "));
+}
+
+#[test]
 fn every_type_is_right() {
     let place = Place::new();
     for dtype in ["f64", "bf16", "f16"] {
@@ -338,10 +369,12 @@ fn an_interruption_leaves_nothing_behind() {
     // A Python that answers twice and then does not listen any more; its number tells where it is.
     let python = place.path("python");
     let answers = r#"echo '{"ok": true, "python": "0", "packages": {}, "missing": {}, "peers": ["x"], "skipped": {}}'"#;
-    let busy = format!("#!/bin/sh\nread line; {answers}\nread line; {answers}\nread line; echo $$ > busy; exec sleep 60\n");
+    let busy =
+        format!("#!/bin/sh\nread line; {answers}\nread line; {answers}\nread line; echo $$ > busy; exec sleep 60\n");
     std::fs::write(&python, busy).unwrap();
     std::fs::set_permissions(&python, std::fs::Permissions::from_mode(0o755)).unwrap();
-    let arguments = ["bench", "keys", "--quick", "--k", "10", "--op", "scores", "--out", "results", "--peers", "--python"];
+    let arguments =
+        ["bench", "keys", "--quick", "--k", "10", "--op", "scores", "--out", "results", "--peers", "--python"];
     for signal in ["-INT", "-TERM", "-HUP"] {
         let mut command = place.command(&arguments);
         command.arg(&python).arg("--machine").arg(&machine).env("TMPDIR", place.path("tmp"));
