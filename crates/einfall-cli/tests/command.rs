@@ -264,6 +264,25 @@ fn a_quick_experiment_is_right_and_complete() {
 }
 
 #[test]
+fn an_experiment_ends_with_a_summary() {
+    let place = Place::new();
+    let ran = bench(&place, &["--op", "scores", "--k", "3,7", "--case", "separate-lookup,shared,all"]);
+    let (_, summary) = ran.out().split_once("\nSummary: einfall's time with looked-up keys, ").unwrap();
+    let lines: Vec<&str> = summary.lines().collect();
+    for (line, end) in lines[1..].iter().zip([
+        ") × that with shared keys",
+        ") × that with all keys",
+        ") of the floor's speed",
+        "Written to results: keys.json, keys.html, keys-scores.svg",
+    ]) {
+        assert!(line.ends_with(end), "{end:?}: {line}");
+    }
+    assert_eq!(lines.len(), 5, "{summary}");
+    let json = bench(&place, &["--op", "scores", "--k", "3", "--json"]);
+    assert!(!json.out().contains("Summary") && json.stderr.is_empty(), "{json:?}");
+}
+
+#[test]
 fn long_work_says_how_far_it_is_where_there_is_no_terminal() {
     let place = Place::new();
     // 10 problems of 0.5 s each: a line at the start, then one every two seconds.

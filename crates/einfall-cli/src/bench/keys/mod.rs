@@ -1,6 +1,6 @@
 //! `einfall bench keys`: each query attends to k keys of its own; how does time grow with k, and on what does it depend?
 //!
-//! In: the command line. Out: tables on the terminal (or the JSON document), `keys.json`, `keys.html` and an SVG an
+//! In: the command line. Out: tables and a summary on the terminal (or the JSON document), `keys.json`, `keys.html` and an SVG an
 //! operation. Each result is compared with plain loops; a wrong one of ours fails the run after everything is written.
 
 mod data;
@@ -18,7 +18,7 @@ use std::time::Duration;
 use einfall::{CpuDevice, Device, Isa, Machine};
 
 use super::record::{self, BenchReport, Settings};
-use super::{table, units};
+use super::{summary, table, units};
 use crate::arguments::KeysArgs;
 use crate::failure::Failure;
 use crate::{host, interrupt};
@@ -54,7 +54,11 @@ pub fn run(args: &KeysArgs, out: &mut dyn Write) -> Result<(), Failure> {
         out.write_all(report.to_json().as_bytes())?;
     } else {
         table::write(out, &report)?;
-        writeln!(out, "\n{}", folder.written(&report))?;
+        writeln!(out)?;
+        for line in summary::lines(&report) {
+            writeln!(out, "{line}")?;
+        }
+        writeln!(out, "{}", folder.written(&report))?;
     }
     out.flush()?;
     let wrong: Vec<String> = report
