@@ -2,7 +2,7 @@
 //!
 //! [`arguments`] is what may be typed, [`commands`] does it. [`mod@bench`] holds what a benchmark run records and how it is
 //! shown, [`files`] reads and writes arrays. Only [`run`] touches the standard streams: below it, whatever goes to a
-//! terminal is written to a `&mut dyn Write` that the caller hands in, except for progress bars on standard error.
+//! terminal is written to a `&mut dyn Write` that the caller hands in, except for [`progress`] on standard error.
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -20,10 +20,12 @@ pub mod counting;
 pub mod failure;
 pub mod files;
 pub mod host;
+pub mod interrupt;
+pub mod progress;
 pub mod sizes;
 
 /// Does what a command line says, the name of the program first: writes to the standard streams and returns the exit
-/// code. Neither a mistake nor a panic ends the process, so that other programs may call it.
+/// code. Neither a mistake nor a panic ends the process, so that other programs may call it; Ctrl-C does.
 pub fn run(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> u8 {
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
@@ -38,7 +40,10 @@ pub fn run(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> 
         commands::run(&cli, &mut stdout)?;
         stdout.flush().map_err(Failure::from)
     };
-    match catch_unwind(AssertUnwindSafe(run)) {
+    let ended = catch_unwind(AssertUnwindSafe(run));
+    // What fails because its process or its files went away is not worth a word.
+    interrupt::settle();
+    match ended {
         Ok(Ok(())) => 0,
         Ok(Err(failure)) if failure.is_broken_pipe() => 0,
         Ok(Err(failure)) => {

@@ -10,12 +10,34 @@ import importlib.metadata
 import json
 import math
 import os
+import queue
 import sys
+import threading
 import time
 
 # Whatever a library prints must not end up between the replies.
 REPLIES = os.fdopen(os.dup(1), "w", encoding="utf-8")
 os.dup2(2, 1)
+
+
+
+def listen():
+    """The requests as they come in. Their end is the end of the process, whatever it computes: nobody waits for it."""
+    lines = queue.SimpleQueue()
+
+    def read():
+        # Without a buffer: its lock, held while reading, would disturb the end of the interpreter.
+        with os.fdopen(os.dup(0), "rb", buffering=0) as requests:
+            for line in requests:
+                lines.put(line)
+        os._exit(0)
+
+    threading.Thread(target=read, daemon=True).start()
+    return lines
+
+
+# Before the packages are loaded, which may take long.
+REQUESTS = listen()
 
 WARM_UPS = 2
 ITEM_SIZE = {"f16": 2, "bf16": 2, "f32": 4, "f64": 8}
@@ -395,8 +417,8 @@ def main():
     session = Session()
     gc.disable()
     handlers = {"hello": session.hello, "setup": session.setup, "time": session.time}
-    for line in sys.stdin:
-        request = json.loads(line)
+    while True:
+        request = json.loads(REQUESTS.get())
         if request["cmd"] == "quit":
             break
         try:

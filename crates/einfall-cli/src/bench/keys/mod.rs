@@ -1,6 +1,6 @@
 //! `einfall bench keys`: each query attends to k keys of its own; how does time grow with k, and on what does it depend?
 //!
-//! In: the command line. Out: tables on the terminal (or the JSON document), `keys.json`, `keys.html` and an SVG an
+//! In: the command line. Out: tables and a summary on the terminal (or the JSON document), `keys.json`, `keys.html` and an SVG an
 //! operation. Each result is compared with plain loops; a wrong one of ours fails the run after everything is written.
 
 mod data;
@@ -18,10 +18,10 @@ use std::time::Duration;
 use einfall::{CpuDevice, Device, Isa, Machine};
 
 use super::record::{self, BenchReport, Settings};
-use super::{table, units};
+use super::{summary, table, units};
 use crate::arguments::KeysArgs;
 use crate::failure::Failure;
-use crate::host;
+use crate::{host, interrupt};
 use options::Options;
 
 /// Runs the experiment.
@@ -29,6 +29,7 @@ use options::Options;
 /// # Errors
 /// [`Failure`]: what was asked for makes no sense, files cannot be written, or a result of ours is wrong.
 pub fn run(args: &KeysArgs, out: &mut dyn Write) -> Result<(), Failure> {
+    interrupt::watch();
     let options = Options::new(args)?;
     check_memory(&options)?;
     let folder = write::Folder::open(&args.out)?;
@@ -43,7 +44,7 @@ pub fn run(args: &KeysArgs, out: &mut dyn Write) -> Result<(), Failure> {
             table_dtype: options.table_dtype.name().to_owned(),
             sizes: options.sizes,
             peers: std::collections::BTreeMap::new(),
-            command: write::command(std::env::args()),
+            command: write::command(std::env::args_os()),
         },
         ..BenchReport::default()
     };
@@ -53,7 +54,11 @@ pub fn run(args: &KeysArgs, out: &mut dyn Write) -> Result<(), Failure> {
         out.write_all(report.to_json().as_bytes())?;
     } else {
         table::write(out, &report)?;
-        writeln!(out, "\n{}", folder.written(&report))?;
+        writeln!(out)?;
+        for line in summary::lines(&report) {
+            writeln!(out, "{line}")?;
+        }
+        writeln!(out, "{}", folder.written(&report))?;
     }
     out.flush()?;
     let wrong: Vec<String> = report
