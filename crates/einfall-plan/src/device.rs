@@ -75,6 +75,12 @@ pub enum RunError {
     /// A table was written while the call ran.
     #[error("a table changed while it was being read")]
     Changed,
+    /// The device or its driver failed.
+    #[error("{reason}")]
+    Device {
+        /// What was tried, and what it said.
+        reason: String,
+    },
     /// The system has no memory for the workspace.
     #[error("out of memory: a workspace of {bytes} bytes could not be allocated")]
     OutOfMemory {

@@ -1,7 +1,9 @@
 //! Shared by the engine's tests: running a case and comparing it with the oracle.
 #![allow(dead_code)] // each test file uses its own part
 
-use einfall::{Bounds, CpuDevice, DType, Einsum, Error, Isa, Layout, Tensor, View, ViewMut};
+pub mod ways;
+
+use einfall::{Bounds, CpuDevice, DType, Device, Einsum, Error, Isa, Layout, Tensor, View, ViewMut};
 use einfall_testing::case::{Buffer, Case};
 use einfall_testing::oracle;
 
@@ -13,7 +15,7 @@ pub fn devices() -> Vec<CpuDevice> {
 }
 
 /// The call that a case describes.
-pub fn call<'a>(case: &'a Case, device: &'a CpuDevice) -> Einsum<'a> {
+pub fn call<'a>(case: &'a Case, device: &'a dyn Device) -> Einsum<'a> {
     let bounds = match case.bounds {
         oracle::Bounds::Error => Bounds::Error,
         oracle::Bounds::Skip => Bounds::Skip,
@@ -29,7 +31,7 @@ pub fn call<'a>(case: &'a Case, device: &'a CpuDevice) -> Einsum<'a> {
 }
 
 /// Runs a case and compares it with the oracle; both must fail, or both succeed with the same elements.
-pub fn check_case(case: &Case, device: &CpuDevice) -> Result<(), String> {
+pub fn check_case(case: &Case, device: &dyn Device) -> Result<(), String> {
     check_call(case, call(case, device))
 }
 

@@ -1,0 +1,55 @@
+//! Finding the first value outside its axis, after a kernel has said that there is one.
+
+use einfall_plan::{Lookup, Plan, RunError};
+use einfall_tensor::{View, element_count};
+
+/// The first bad value of all tables, in argument order. `tables` are views of the host's memory.
+pub(crate) fn first_bad_value(plan: &Plan, arguments: &[View<'_>]) -> Option<RunError> {
+    let problem = &plan.problem;
+    let terms = problem.operands.iter().map(|operand| &operand.term).chain([&problem.output.term]);
+    terms.flat_map(|term| &term.lookups).find_map(|lookup| {
+        let argument = problem.tables[lookup.table].argument;
+        first_bad_in(lookup, argument, &arguments[argument])
+    })
+}
+
+fn first_bad_in(lookup: &Lookup, argument: usize, table: &View<'_>) -> Option<RunError> {
+    let (shape, strides) = (table.shape(), table.strides());
+    let count = element_count(shape).ok()?;
+    (0..count).find_map(|number| {
+        let mut position = vec![0; shape.len()];
+        let (mut flat, mut offset) = (number, 0);
+        for at in (0..shape.len()).rev() {
+            position[at] = flat % shape[at];
+            offset += position[at] as isize * strides[at];
+            flat /= shape[at];
+        }
+        // SAFETY: `span`: the coordinates lie in the view.
+        let value = unsafe { entry(table, offset) };
+        let inside = usize::try_from(value).is_ok_and(|value| value < lookup.len);
+        (!inside).then_some(RunError::TableValue { argument, position, value, len: lookup.len })
+    })
+}
+
+/// # Safety
+/// The offset is one of the view's elements.
+unsafe fn entry(table: &View<'_>, offset: isize) -> i128 {
+    use einfall_tensor::DType::*;
+    macro_rules! read {
+        ($T:ty) => {
+            // SAFETY: by the caller.
+            i128::from(unsafe { table.as_ptr().cast::<$T>().offset(offset).read_unaligned() })
+        };
+    }
+    match table.dtype() {
+        I8 => read!(i8),
+        I16 => read!(i16),
+        I32 => read!(i32),
+        I64 => read!(i64),
+        U8 => read!(u8),
+        U16 => read!(u16),
+        U32 => read!(u32),
+        U64 => read!(u64),
+        other => unreachable!("binding refuses tables of {other}"),
+    }
+}

@@ -1,0 +1,190 @@
+//! A GPU as a device of the planner.
+//!
+//! [`CudaDevice::launch`] works on memory of the GPU, in the caller's stream, without waiting. The
+//! [`Device`](einfall_plan::Device) that the facade knows takes views of the host's memory: it copies them to the GPU and
+//! the result back, which serves tests, the command and small experiments.
+
+use einfall_plan::{Bounds, Device, KernelSpec, Machine, Plan, RunError};
+use einfall_tensor::{View, ViewMut};
+
+use crate::driver::{DevicePointer, Gpu, Memory, Status, Stream};
+use crate::modules::Modules;
+use crate::{CudaError, Program, machine, ops};
+
+/// One GPU, with its compiled kernels.
+#[derive(Debug)]
+pub struct CudaDevice {
+    gpu: Gpu,
+    modules: Modules,
+    machine: Machine,
+    kernels: Vec<KernelSpec>,
+    status: Status,
+}
+
+impl CudaDevice {
+    /// A GPU by its number.
+    ///
+    /// # Errors
+    /// [`CudaError`]: no driver, no such GPU.
+    pub fn new(ordinal: usize) -> Result<Self, CudaError> {
+        let gpu = Gpu::new(ordinal)?;
+        let (machine, status) = (machine::estimate(&gpu)?, Status::new(&gpu)?);
+        Ok(CudaDevice { gpu, modules: Modules::new(), machine, kernels: ops::kernel_specs(), status })
+    }
+
+    /// Number of GPUs.
+    ///
+    /// # Errors
+    /// [`CudaError::Missing`] without a driver.
+    pub fn count() -> Result<usize, CudaError> {
+        Gpu::count()
+    }
+
+    /// The same GPU with measured rates.
+    #[must_use]
+    pub fn with_machine(self, machine: Machine) -> Self {
+        CudaDevice { machine, ..self }
+    }
+
+    /// Which GPU it is.
+    pub fn ordinal(&self) -> usize {
+        self.gpu.ordinal
+    }
+
+    /// Compiles and loads what a plan needs. The plan was made with this device's machine and kernels.
+    ///
+    /// The program runs wherever the addresses of the arguments, and last of the output, are multiples of as many bytes
+    /// as those given here: 16 where possible, since wide loads need it; at least the size of an element.
+    ///
+    /// # Errors
+    /// [`CudaError`].
+    pub fn prepare(&self, plan: &Plan, addresses: &[DevicePointer]) -> Result<Program, CudaError> {
+        let dtypes = plan.problem.arguments.iter().map(|argument| argument.dtype).chain([plan.problem.output.dtype]);
+        let alignment = addresses.iter().zip(dtypes).map(|(&address, dtype)| {
+            // Aligned to more than 256 bytes is as good as to 256; complex numbers are loaded whole.
+            let found = 1_usize << address.trailing_zeros().min(8);
+            (found >= dtype.bytes()).then_some(found).ok_or(CudaError::Alignment)
+        });
+        Program::new(&self.gpu, &self.modules, plan, &alignment.collect::<Result<Vec<_>, _>>()?)
+    }
+
+    /// Puts a program into a stream; neither waits nor allocates, and may be captured into a graph.
+    ///
+    /// # Errors
+    /// [`CudaError::Driver`].
+    ///
+    /// # Safety
+    /// `program` comes from [`CudaDevice::prepare`]. The pointers are those of the arguments' and of the output's first
+    /// elements on this GPU, of the types, shapes and strides of the plan; the output overlaps no argument; `workspace`
+    /// is aligned to 256 and has [`Program::workspace_bytes`]. All of them stay until the stream has passed.
+    pub unsafe fn launch(
+        &self,
+        program: &Program,
+        arguments: &[DevicePointer],
+        out: DevicePointer,
+        workspace: DevicePointer,
+        stream: Stream,
+    ) -> Result<(), CudaError> {
+        let status = self.status.pointer();
+        // SAFETY: by the caller.
+        self.gpu.current(|| unsafe { program.launch(arguments, out, workspace, status, stream) })
+    }
+
+    /// Whether a kernel that has finished found a table's value outside its axis since this was last asked.
+    pub fn take_bad_table(&self) -> bool {
+        self.status.take()
+    }
+
+    fn run_on_copies(&self, plan: &Plan, arguments: &[View<'_>], out: &mut ViewMut<'_>) -> Result<(), RunError> {
+        let copies = arguments.iter().map(|view| Copied::new(&self.gpu, view.as_ptr(), view.byte_range()));
+        let copies = copies.collect::<Result<Vec<_>, _>>()?;
+        let result = Copied::new(&self.gpu, out.as_mut_ptr(), out.byte_range())?;
+        let pointers: Vec<DevicePointer> = copies.iter().map(|copy| copy.first).collect();
+        let program = self.prepare(plan, &[&pointers[..], &[result.first]].concat())?;
+        let workspace = Memory::new(&self.gpu, program.workspace_bytes)?;
+        self.status.take();
+        // SAFETY: the copies are as large as the views, whose layouts the caller compared with the plan.
+        unsafe {
+            self.launch(&program, &pointers, result.first, workspace.pointer(), std::ptr::null_mut())?;
+            // The copy waits for the stream.
+            result.fetch()?;
+        }
+        if self.status.take() {
+            return Err(crate::check::first_bad_value(plan, arguments).unwrap_or(RunError::Changed));
+        }
+        Ok(())
+    }
+}
+
+/// A view's memory, all that lies between its first and its last byte, on the GPU.
+struct Copied<'a> {
+    memory: Memory<'a>,
+    /// Where the element with all coordinates zero is.
+    first: DevicePointer,
+    start: *mut u8,
+    lead: usize,
+    bytes: usize,
+}
+
+impl<'a> Copied<'a> {
+    fn new(gpu: &'a Gpu, first: *const u8, range: Option<(usize, usize)>) -> Result<Self, CudaError> {
+        let (start, end) = range.unwrap_or((first as usize, first as usize));
+        let (bytes, before) = (end - start, first as usize - start);
+        // Strides count elements, so with the first one aligned all are, wherever the host has them.
+        let lead = before.next_multiple_of(256) - before;
+        let memory = Memory::new(gpu, lead + bytes)?;
+        let first_copied = memory.pointer() + (lead + before) as u64;
+        let start = first.wrapping_sub(before).cast_mut();
+        let copied = Copied { memory, first: first_copied, start, lead, bytes };
+        if bytes > 0 {
+            // SAFETY: `span`: the view borrows these bytes.
+            copied.memory.write_at(lead, unsafe { std::slice::from_raw_parts(start, bytes) })?;
+        }
+        Ok(copied)
+    }
+
+    /// Copies back.
+    ///
+    /// # Safety
+    /// The view was a `ViewMut`, still borrowed.
+    unsafe fn fetch(&self) -> Result<(), CudaError> {
+        if self.bytes == 0 {
+            return Ok(());
+        }
+        // SAFETY: by the caller.
+        let to = unsafe { std::slice::from_raw_parts_mut(self.start, self.bytes) };
+        self.memory.read_at(self.lead, to)
+    }
+}
+
+impl Device for CudaDevice {
+    fn machine(&self) -> &Machine {
+        &self.machine
+    }
+
+    fn kernels(&self) -> &[KernelSpec] {
+        &self.kernels
+    }
+
+    unsafe fn run(&self, plan: &Plan, arguments: &[View<'_>], out: &mut ViewMut<'_>) -> Result<(), RunError> {
+        plan.check_arguments(arguments, out)?;
+        // Kernels check what they read: nothing where nothing is summed, and not what a window of another term leaves out.
+        let terms = plan.problem.operands.iter().map(|operand| &operand.term).chain([&plan.problem.output.term]);
+        let windows = terms.into_iter().any(|term| !term.windows.is_empty());
+        if windows || plan.problem.labels.iter().any(|label| label.len == 0) {
+            self.check_tables(plan, arguments)?;
+        }
+        self.run_on_copies(plan, arguments, out)
+    }
+
+    fn check_tables(&self, plan: &Plan, arguments: &[View<'_>]) -> Result<(), RunError> {
+        if plan.problem.bounds == Bounds::Skip {
+            return Ok(());
+        }
+        let (expected, given) = (plan.problem.arguments.len(), arguments.len());
+        if given != expected {
+            return Err(RunError::ArgumentCount { expected, given });
+        }
+        crate::check::first_bad_value(plan, arguments).map_or(Ok(()), Err)
+    }
+}

@@ -1,0 +1,73 @@
+//! The kernels: one file each, with what it would cost and the tasks that run it. No GPU takes part here.
+//!
+//! [`KERNELS`] is the table that the planner sees, most specific first; to add a kernel, add a file and a row.
+
+pub mod axpys;
+pub mod dots;
+pub mod nest;
+mod rows;
+
+use einfall_plan::{Contraction, Estimate, KernelSpec, Machine};
+
+use crate::text::{Lowering, Task};
+
+/// Arithmetic of all element types; stands before every source.
+pub(crate) const NUMBERS: &str = include_str!("../../kernels/numbers.cuh");
+
+/// Threads of a block, where nothing else is known.
+pub(crate) const THREADS: u32 = 256;
+
+/// Measured: a launch in a graph or a busy stream, until the next may start.
+pub(crate) const LAUNCH_SECONDS: f64 = 2e-6;
+
+/// One row of the table of kernels.
+pub struct Kernel {
+    /// Its noun.
+    pub name: &'static str,
+    /// What it would cost, or why it cannot run a contraction.
+    pub estimate: fn(&Contraction, &Machine) -> Result<Estimate, String>,
+    /// The tasks that run a contraction for which `estimate` made an offer.
+    pub lower: fn(&Lowering<'_>) -> Vec<Task>,
+}
+
+/// The kernels of this device, most specific first.
+pub const KERNELS: &[Kernel] = &[
+    Kernel { name: "dots", estimate: dots::estimate, lower: dots::lower },
+    Kernel { name: "axpys", estimate: axpys::estimate, lower: axpys::lower },
+    Kernel { name: "nest", estimate: nest::estimate, lower: nest::lower },
+];
+
+/// The table as the planner sees it.
+pub fn kernel_specs() -> Vec<KernelSpec> {
+    KERNELS.iter().map(|kernel| KernelSpec { name: kernel.name, estimate: kernel.estimate }).collect()
+}
+
+/// The kernel of a name.
+pub fn kernel_named(name: &str) -> Option<&'static Kernel> {
+    KERNELS.iter().find(|kernel| kernel.name == name)
+}
+
+/// Distinct bytes of inputs, tables and output: what any way must move at least.
+pub(crate) fn distinct_bytes(contraction: &Contraction) -> f64 {
+    let inputs = [Some(&contraction.left), contraction.right.as_ref()].into_iter().flatten();
+    let read: f64 = inputs.map(|access| contraction.distinct_elements(access)).sum();
+    let tables: f64 = contraction.accesses().map(|access| contraction.table_bytes(access)).sum();
+    read * contraction.dtype.bytes() as f64
+        + tables
+        + contraction.distinct_elements(&contraction.out) * contraction.out_dtype.bytes() as f64
+}
+
+/// Predicted time of moving bytes that are touched once.
+pub(crate) fn stream_seconds(bytes: f64, machine: &Machine) -> f64 {
+    bytes.max(0.0) / machine.bytes_per_second_within(bytes)
+}
+
+/// The architecture that a machine description names, 90 for `sm_90`.
+pub(crate) fn capability(machine: &Machine) -> u32 {
+    machine.isa.strip_prefix("sm_").and_then(|number| number.parse().ok()).unwrap_or(80)
+}
+
+/// Blocks for so many items, as many as a grid may have at most; kernels stride over what is left.
+pub(crate) fn blocks_for(items: usize, each: usize) -> u32 {
+    items.div_ceil(each.max(1)).clamp(1, 1 << 24) as u32
+}

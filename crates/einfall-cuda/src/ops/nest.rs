@@ -1,0 +1,225 @@
+//! The loop nest as written: runs every contraction, for every element type.
+//!
+//! A thread owns an output, or a block does where outputs are few and sums are long. Scattered outputs: a thread owns
+//! what no table moves, and adds the terms in the order of the loops.
+
+use einfall_plan::{Contraction, Cost, Estimate, Machine, Role, Way};
+use einfall_tensor::DType;
+
+use super::{LAUNCH_SECONDS, NUMBERS, THREADS, blocks_for, distinct_bytes, stream_seconds};
+use crate::text::{Lowering, Memory, Miss, Task, Writer, type_name};
+
+/// Sums so long are a block's work where outputs are few.
+const LONG: usize = 128;
+/// So many outputs keep the GPU busy with a thread each.
+const MANY: usize = 1 << 15;
+
+/// What the nest would cost.
+///
+/// # Errors
+/// Why it cannot run the contraction.
+pub fn estimate(contraction: &Contraction, machine: &Machine) -> Result<Estimate, String> {
+    let accumulator = contraction.dtype.accumulator();
+    if contraction.right.is_some() && ![contraction.dtype, accumulator].contains(&contraction.out_dtype) {
+        return Err(format!("writes {} or its accumulator, not {}", contraction.dtype, contraction.out_dtype));
+    }
+    let scattered = !contraction.out.is_plain();
+    if scattered && contraction.out_dtype != accumulator {
+        return Err("a scattered output accumulates in place".into());
+    }
+    let shape = Shape::of(contraction);
+    let terms = contraction.flops() / 2.0;
+    let threads = if shape.by_block { shape.items() * THREADS as usize } else { shape.items() };
+    // Each thread waits for its loads in turn; enough of them hide that, and then the address arithmetic counts.
+    let waiting = terms / threads.max(1) as f64 * 300e-9 / 4.0;
+    let issued = terms * 40.0 / (machine.threads as f64 * 128.0 * 1.5e9);
+    let bytes = distinct_bytes(contraction);
+    let seconds = LAUNCH_SECONDS + waiting.max(issued).max(stream_seconds(bytes, machine));
+    let elementwise = contraction.loops_of(Role::Contracted).next().is_none() && !scattered;
+    let way = if elementwise { Way::Elementwise } else { Way::Nest };
+    Ok(Estimate { way, cost: Cost { flops: contraction.flops(), bytes, seconds }, workspace_bytes: 0 })
+}
+
+/// Who does what.
+struct Shape<'c> {
+    contraction: &'c Contraction,
+    /// Loops divided among threads or blocks, the last one fastest.
+    owned: Vec<usize>,
+    /// The others, in order.
+    inner: Vec<usize>,
+    /// A block an item, its threads dividing the sum.
+    by_block: bool,
+}
+
+impl<'c> Shape<'c> {
+    fn of(contraction: &'c Contraction) -> Self {
+        let scattered = !contraction.out.is_plain();
+        let out = &contraction.out;
+        let owns = |at: usize| match scattered {
+            true => out.strides[at] != 0 && !out.is_indirect_in(at),
+            false => contraction.loops[at].role != Role::Contracted,
+        };
+        let (owned, inner): (Vec<usize>, Vec<usize>) = (0..contraction.loops.len()).partition(|&at| owns(at));
+        let mut shape = Shape { contraction, owned, inner, by_block: false };
+        shape.by_block = !scattered && shape.items() < MANY && shape.terms() >= LONG;
+        shape
+    }
+
+    fn items(&self) -> usize {
+        self.owned.iter().map(|&at| self.contraction.loops[at].len).product()
+    }
+
+    fn terms(&self) -> usize {
+        self.inner.iter().map(|&at| self.contraction.loops[at].len).product()
+    }
+}
+
+/// The integer type that counts so many items fastest.
+fn counter(items: usize) -> &'static str {
+    if items < 1 << 31 { "unsigned" } else { "u64" }
+}
+
+/// The tasks.
+pub fn lower(lowering: &Lowering<'_>) -> Vec<Task> {
+    let &Lowering { contraction, tables, .. } = lowering;
+    let shape = Shape::of(contraction);
+    let (items, terms) = (shape.items(), shape.terms());
+    let mut w = Writer::new(contraction, tables);
+    let (left, out) = (type_name(contraction.dtype), type_name(contraction.out_dtype));
+    let index = counter(items);
+    let total = w.fields.int("items", items as i64);
+    let count = w.fields.int("terms", terms as i64);
+    let (first, step) = match shape.by_block {
+        true => ("blockIdx.x".to_string(), "gridDim.x".to_string()),
+        false => (format!("({index})blockIdx.x * {THREADS} + threadIdx.x"), format!("({index})gridDim.x * {THREADS}")),
+    };
+    w.line(&format!("for ({index} item = {first}; item < ({index}){total}; item += {step}) {{"));
+    w.line("bool ok = true;");
+    w.start();
+    if !shape.owned.is_empty() {
+        w.split("item", index, &shape.owned);
+    }
+    w.enter(&shape.owned, Miss::Flag, false);
+    let scattered = !contraction.out.is_plain();
+    if !scattered {
+        w.line("A sum = N::zero();");
+    }
+    w.line("if (ok) {");
+    if shape.by_block {
+        let index = counter(terms);
+        w.line(&format!("for ({index} term = threadIdx.x; term < ({index}){count}; term += {THREADS}) {{"));
+        w.split("term", index, &shape.inner);
+        w.enter(&shape.inner, Miss::Continue, true);
+    } else {
+        for &at in &shape.inner {
+            let len = w.len(at);
+            w.line(&format!("for (i64 i{at} = 0; i{at} < {len}; ++i{at}) {{"));
+            w.enter(&[at], Miss::Continue, true);
+        }
+    }
+    let offset = |w: &Writer<'_>, name: &str| {
+        w.cursors.iter().find(|cursor| cursor.name == name).map(|cursor| cursor.offset.clone())
+    };
+    let l = w.fields.pointer(&format!("const {left}"), "left", Memory::Left);
+    let o = w.fields.pointer(out, "out", Memory::Out);
+    let mut term = format!("N::widen({l}[{}])", offset(&w, "l").expect("there is a left input"));
+    if let Some(offset) = offset(&w, "r") {
+        let r = w.fields.pointer(&format!("const {left}"), "right", Memory::Right);
+        term = format!("N::mul({term}, N::widen({r}[{offset}]))");
+    }
+    let at = offset(&w, "o").expect("there is an output");
+    match scattered {
+        true => w.line(&format!("{o}[{at}] = N::add({o}[{at}], {term});")),
+        false => w.line(&format!("sum = N::add(sum, {term});")),
+    }
+    let loops = if shape.by_block { 1 } else { shape.inner.len() };
+    w.line(&"}".repeat(loops));
+    w.line("}");
+    if !scattered {
+        let stored = if contraction.out_dtype == contraction.dtype {
+            "N::narrow(sum)".into()
+        } else if contraction.out_dtype == contraction.dtype.accumulator() {
+            "sum".into()
+        } else {
+            format!("Cast<{out}>::from(sum)")
+        };
+        if shape.by_block {
+            w.line("sum = sum_of_block(sum);");
+            w.line(&format!("if (threadIdx.x == 0) {o}[{at}] = {stored};"));
+        } else {
+            w.line(&format!("{o}[{at}] = {stored};"));
+        }
+    }
+    w.line("}");
+    let mut source = format!("typedef Number<{left}> N;\ntypedef N::Acc A;\n");
+    if shape.by_block {
+        source.push_str(SUM_OF_BLOCK);
+    }
+    let blocks = if shape.by_block { blocks_for(items, 1) } else { blocks_for(items, THREADS as usize) };
+    vec![task("nest", w, source, blocks)]
+}
+
+/// A task of what was written, `types` before it.
+fn task(kernel: &'static str, w: Writer<'_>, types: String, blocks: u32) -> Task {
+    let source = format!(
+        "{NUMBERS}\n{types}{}extern \"C\" __global__ void __launch_bounds__({THREADS}) {kernel}(const __grid_constant__ Params p) {{\n{}}}\n",
+        w.fields.declaration(),
+        w.text
+    );
+    Task { kernel, source, blocks, threads: THREADS, shared_bytes: 0, values: w.fields.into_values() }
+}
+
+/// Joins the sums of a block's threads in a fixed order; thread 0 has the result.
+const SUM_OF_BLOCK: &str = "
+__device__ A sum_of_block(A sum) {
+  __shared__ A sums[256];
+  __syncthreads();
+  sums[threadIdx.x] = sum;
+  for (unsigned half = 128; half > 0; half /= 2) {
+    __syncthreads();
+    if (threadIdx.x < half) sums[threadIdx.x] = N::add(sums[threadIdx.x], sums[threadIdx.x + half]);
+  }
+  return sums[0];
+}
+";
+
+/// Writes zeros wherever the output of `contraction` lies.
+pub(crate) fn fill(contraction: &Contraction, dtype: DType) -> Task {
+    let loops: Vec<usize> = (0..contraction.loops.len()).collect();
+    let items: usize = contraction.loops.iter().map(|l| l.len).product();
+    let mut w = Writer::new(contraction, &[]);
+    w.cursors.retain(|cursor| cursor.name == "o");
+    let total = w.fields.int("items", items as i64);
+    w.line(&format!("for (u64 item = (u64)blockIdx.x * {THREADS} + threadIdx.x; item < (u64){total}; item += (u64)gridDim.x * {THREADS}) {{"));
+    w.start();
+    if !loops.is_empty() {
+        w.split("item", "u64", &loops);
+    }
+    w.enter(&loops, Miss::Flag, false);
+    let out = type_name(dtype);
+    let o = w.fields.pointer(out, "out", Memory::Out);
+    let at = w.cursors[0].offset.clone();
+    w.line(&format!("{o}[{at}] = Number<{out}>::narrow(Number<{out}>::zero());\n}}"));
+    task("fill", w, String::new(), blocks_for(items, THREADS as usize))
+}
+
+/// `right += left`, `len` elements that follow each other.
+pub(crate) fn add(len: usize, dtype: DType) -> Task {
+    let empty = Contraction {
+        loops: Vec::new(),
+        left: einfall_plan::Access::default(),
+        right: None,
+        out: einfall_plan::Access::default(),
+        dtype,
+        out_dtype: dtype,
+        bounds: einfall_plan::Bounds::Skip,
+    };
+    let mut w = Writer::new(&empty, &[]);
+    let element = type_name(dtype);
+    let total = w.fields.int("items", len as i64);
+    let a = w.fields.pointer(&format!("const {element}"), "left", Memory::Left);
+    let b = w.fields.pointer(element, "out", Memory::Out);
+    w.line(&format!("for (u64 item = (u64)blockIdx.x * {THREADS} + threadIdx.x; item < (u64){total}; item += (u64)gridDim.x * {THREADS})"));
+    w.line(&format!("{b}[item] = N::narrow(N::add(N::widen({b}[item]), N::widen({a}[item])));"));
+    task("add", w, format!("typedef Number<{element}> N;\n"), blocks_for(len, THREADS as usize))
+}

@@ -1,0 +1,298 @@
+//! A plan made ready for a GPU: kernels loaded, parameters laid out, every pointer but the caller's known.
+//!
+//! *In*: a plan of this device's kernels. *Out*: a [`Program`], which runs any number of times, on any stream, without
+//! allocating, copying or waiting.
+
+use einfall_plan::{Access, Bounds, Contraction, Plan, Role, Step};
+use einfall_plan::{Loop, shift};
+use einfall_tensor::{DType, Layout};
+
+use crate::CudaError;
+use crate::driver::{DevicePointer, Gpu, Stream, checked};
+use crate::modules::{Function, Modules};
+use crate::ops;
+use crate::text::{Lowering, Memory, Task, Value};
+
+/// What a pointer is counted from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Base {
+    Argument(usize),
+    Out,
+    Workspace(usize),
+    Status,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Field {
+    Int(i64),
+    Pointer(Base, i64),
+}
+
+#[derive(Debug)]
+enum Stage {
+    Launch { function: Function, blocks: u32, threads: u32, shared_bytes: u32, fields: Vec<Field> },
+    Zero { base: Base, bytes: usize },
+}
+
+/// A plan that is ready to be launched.
+#[derive(Debug)]
+pub struct Program {
+    stages: Vec<Stage>,
+    alignment: Vec<usize>,
+    /// Bytes of device memory that a launch needs beside arguments and output, aligned to 256.
+    pub workspace_bytes: usize,
+}
+
+impl Program {
+    /// `alignment` has what the arguments' addresses and then the output's are multiples of.
+    pub(crate) fn new(gpu: &Gpu, modules: &Modules, plan: &Plan, alignment: &[usize]) -> Result<Self, CudaError> {
+        debug_assert_eq!(alignment.len(), plan.problem.arguments.len() + 1);
+        let scratch = plan.arena_bytes.next_multiple_of(256);
+        let most = plan.steps.iter().chain(&plan.epilogue).map(|step| step.estimate().workspace_bytes).max();
+        let mut builder = Builder { gpu, modules, plan, alignment, scratch, stages: Vec::new() };
+        builder.plan()?;
+        Ok(Program {
+            stages: builder.stages,
+            alignment: alignment.to_vec(),
+            workspace_bytes: scratch + most.unwrap_or(0),
+        })
+    }
+
+    /// Number of launches and fills.
+    pub fn len(&self) -> usize {
+        self.stages.len()
+    }
+
+    /// Whether there is nothing to do.
+    pub fn is_empty(&self) -> bool {
+        self.stages.is_empty()
+    }
+
+    /// Puts everything into a stream.
+    ///
+    /// # Safety
+    /// The pointers are those of the arguments' and the output's first elements on the GPU of this program, of the
+    /// types, shapes and strides of the plan; the output overlaps no argument; the workspace has
+    /// [`Program::workspace_bytes`]. All stay until the stream has passed.
+    pub(crate) unsafe fn launch(
+        &self,
+        arguments: &[DevicePointer],
+        out: DevicePointer,
+        workspace: DevicePointer,
+        status: DevicePointer,
+        stream: Stream,
+    ) -> Result<(), CudaError> {
+        let addresses = arguments.iter().chain([&out]);
+        let aligned = |(&address, &to): (&u64, &usize)| address % to as u64 == 0;
+        if arguments.len() + 1 != self.alignment.len() || !addresses.zip(&self.alignment).all(aligned) {
+            return Err(CudaError::Alignment);
+        }
+        let pointer = |base: Base| match base {
+            Base::Argument(at) => arguments[at],
+            Base::Out => out,
+            Base::Workspace(offset) => workspace + offset as u64,
+            Base::Status => status,
+        };
+        for stage in &self.stages {
+            match stage {
+                Stage::Zero { base, bytes } => {
+                    // SAFETY: by the caller.
+                    let done =
+                        unsafe { cudarc::driver::result::memset_d8_async(pointer(*base), 0, *bytes, stream.cast()) };
+                    checked("cuMemsetD8Async", done)?;
+                }
+                Stage::Launch { function, blocks, threads, shared_bytes, fields } => {
+                    let mut values: smallvec::SmallVec<[u64; 64]> = fields
+                        .iter()
+                        .map(|field| match *field {
+                            Field::Int(value) => value as u64,
+                            Field::Pointer(base, offset) => pointer(base).wrapping_add_signed(offset),
+                        })
+                        .collect();
+                    // SAFETY: by the caller; the one parameter is a struct of these fields.
+                    let done = unsafe {
+                        cudarc::driver::result::launch_kernel(
+                            function.0,
+                            (*blocks, 1, 1),
+                            (*threads, 1, 1),
+                            *shared_bytes,
+                            stream.cast(),
+                            &mut [values.as_mut_ptr().cast()],
+                        )
+                    };
+                    checked("cuLaunchKernel", done)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+struct Builder<'a> {
+    gpu: &'a Gpu,
+    modules: &'a Modules,
+    plan: &'a Plan,
+    alignment: &'a [usize],
+    scratch: usize,
+    stages: Vec<Stage>,
+}
+
+impl Builder<'_> {
+    fn plan(&mut self) -> Result<(), CudaError> {
+        let plan = self.plan;
+        if let Some((_, sum)) = plan.slice_sum {
+            self.zero_temp(sum);
+        }
+        // A scattered result that collects from every slice is cleared before the first, others before their step.
+        let collects = !plan.slices.is_empty() && plan.slice_sum.is_none();
+        let collecting = plan.steps.last().filter(|step| collects && !step.contraction.out.is_plain());
+        if let Some(step) = collecting {
+            self.zero(step)?;
+        }
+        let labels: Vec<_> = plan.slices.iter().map(|&label| (label, plan.problem.len(label))).collect();
+        let slices: usize = labels.iter().map(|(_, len)| len).product();
+        for slice in 0..slices {
+            let mut flat = slice;
+            let values: Vec<_> = labels
+                .iter()
+                .map(|&(label, len)| {
+                    let value = flat % len;
+                    flat /= len;
+                    (label, value)
+                })
+                .collect();
+            if let Some((part, _)) = plan.slice_sum {
+                self.zero_temp(part);
+            }
+            for step in &plan.steps {
+                if !step.contraction.out.is_plain() && !collecting.is_some_and(|last| std::ptr::eq(last, step)) {
+                    self.zero(step)?;
+                }
+                self.step(step, &values)?;
+            }
+            if let Some((part, sum)) = plan.slice_sum {
+                self.add(part, sum)?;
+            }
+        }
+        plan.epilogue.iter().try_for_each(|step| self.step(step, &[]))
+    }
+
+    fn step(&mut self, step: &Step, values: &[(einfall_plan::LabelId, usize)]) -> Result<(), CudaError> {
+        if step.contraction.is_empty() {
+            return self.zero(step);
+        }
+        let mut contraction = step.contraction.clone();
+        if !values.is_empty() {
+            let tables = &self.plan.problem.tables;
+            let Contraction { left, right, out, .. } = &mut contraction;
+            let inputs: [Option<&mut Access>; 2] = [Some(left), right.as_mut()];
+            for (access, (_, term)) in inputs.into_iter().flatten().zip(&step.inputs) {
+                shift(access, term, tables, values);
+            }
+            shift(out, &step.output.1, tables, values);
+        }
+        let kernel = ops::kernel_named(step.kernel()).expect("the plan was made from this device's kernels");
+        let tables: Vec<DType> = self.plan.problem.tables.iter().map(|table| table.dtype).collect();
+        let left = self.slot(step.inputs[0].0);
+        let right = step.inputs.get(1).map_or(left, |(slot, _)| self.slot(*slot));
+        let out = self.slot(step.output.0);
+        let alignment = [left, right, out].map(|base| self.alignment_of(base));
+        let arguments = self.plan.problem.tables.iter().map(|table| table.argument);
+        let table_alignment: Vec<usize> = arguments.map(|argument| self.alignment[argument]).collect();
+        let lowering = Lowering {
+            contraction: &contraction,
+            tables: &tables,
+            machine: &self.plan.machine,
+            alignment,
+            table_alignment: &table_alignment,
+        };
+        for task in (kernel.lower)(&lowering) {
+            self.task(&task, left, right, out)?;
+        }
+        Ok(())
+    }
+
+    /// What an address is a multiple of at least.
+    fn alignment_of(&self, base: Base) -> usize {
+        match base {
+            Base::Argument(argument) => self.alignment[argument],
+            Base::Out => self.alignment[self.alignment.len() - 1],
+            Base::Workspace(offset) => 1 << offset.trailing_zeros().min(8),
+            Base::Status => 4,
+        }
+    }
+
+    fn slot(&self, slot: einfall_plan::Slot) -> Base {
+        use einfall_plan::Slot;
+        match slot {
+            Slot::Operand(operand) => Base::Argument(self.plan.problem.operands[operand].argument),
+            Slot::Temp(temp) => Base::Workspace(self.plan.temps[temp].offset_bytes),
+            Slot::Output => Base::Out,
+        }
+    }
+
+    fn task(&mut self, task: &Task, left: Base, right: Base, out: Base) -> Result<(), CudaError> {
+        let function = self.modules.function(self.gpu, task)?;
+        let base = |memory: Memory| match memory {
+            Memory::Left => left,
+            Memory::Right => right,
+            Memory::Out => out,
+            Memory::Table(table) => Base::Argument(self.plan.problem.tables[table].argument),
+            Memory::Status => Base::Status,
+            Memory::Scratch => Base::Workspace(self.scratch),
+        };
+        let field = |value: &Value| match *value {
+            Value::Int(value) => Field::Int(value),
+            Value::Pair(low, high) => Field::Int((i64::from(high) << 32) | i64::from(low)),
+            Value::Pointer(memory, offset) => Field::Pointer(base(memory), offset),
+        };
+        let fields = task.values.iter().map(field).collect();
+        let &Task { blocks, threads, shared_bytes, .. } = task;
+        self.stages.push(Stage::Launch { function, blocks, threads, shared_bytes, fields });
+        Ok(())
+    }
+
+    fn zero_temp(&mut self, temp: usize) {
+        let temp = &self.plan.temps[temp];
+        let bytes = temp.len * temp.dtype.bytes();
+        if bytes > 0 {
+            self.stages.push(Stage::Zero { base: Base::Workspace(temp.offset_bytes), bytes });
+        }
+    }
+
+    /// Writes zeros to all of a step's output.
+    fn zero(&mut self, step: &Step) -> Result<(), CudaError> {
+        if let einfall_plan::Slot::Temp(temp) = step.output.0 {
+            self.zero_temp(temp);
+            return Ok(());
+        }
+        let output = &self.plan.problem.output;
+        let Layout { shape, strides } = &output.layout;
+        let count: usize = shape.iter().product();
+        if count == 0 {
+            return Ok(());
+        }
+        if output.layout.is_contiguous() {
+            self.stages.push(Stage::Zero { base: Base::Out, bytes: count * output.dtype.bytes() });
+            return Ok(());
+        }
+        let task = ops::nest::fill(&spread(shape, strides), output.dtype);
+        self.task(&task, Base::Out, Base::Out, Base::Out)
+    }
+
+    /// `sum += part`, element by element.
+    fn add(&mut self, part: usize, sum: usize) -> Result<(), CudaError> {
+        let (from, to) = (&self.plan.temps[part], &self.plan.temps[sum]);
+        let task = ops::nest::add(from.len, from.dtype);
+        let base = |temp: &einfall_plan::Temp| Base::Workspace(temp.offset_bytes);
+        self.task(&task, base(from), base(to), base(to))
+    }
+}
+
+/// A contraction that visits every element of a layout once.
+fn spread(shape: &[usize], strides: &[isize]) -> Contraction {
+    let loops = shape.iter().map(|&len| Loop { name: String::new(), len, role: Role::Left }).collect();
+    let access = Access { strides: strides.to_vec(), ..Access::default() };
+    let (dtype, bounds) = (DType::U8, Bounds::Skip);
+    Contraction { loops, left: access.clone(), right: None, out: access, dtype, out_dtype: dtype, bounds }
+}

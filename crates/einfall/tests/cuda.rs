@@ -1,0 +1,172 @@
+//! The GPU's kernels: that all of them compile, on any machine that has NVRTC, and that they are right, on one that has a
+//! GPU. `cargo xtask kernels` runs the first, a bundle of `cargo xtask bundle` both.
+
+mod common;
+
+use std::collections::HashSet;
+
+use common::ways::{WAYS, case_of};
+use common::{call, check_call, check_case};
+use einfall::{CudaDevice, DType, Device, KernelSpec, Machine, Plan, RunError, View, ViewMut};
+use einfall_cuda::{Lowering, compile, example_machine, kernel_specs, ops};
+use einfall_testing::case::{Buffer, Case, Fill};
+use einfall_testing::generator::random_case;
+use einfall_testing::oracle::Bounds;
+use einfall_testing::suite;
+
+/// A GPU that is not there: plans are made for it, and lowered.
+struct Planned {
+    machine: Machine,
+    kernels: Vec<KernelSpec>,
+}
+
+impl Planned {
+    fn new(isa: &str) -> Self {
+        Planned { machine: Machine { isa: isa.into(), ..example_machine() }, kernels: kernel_specs() }
+    }
+}
+
+impl Device for Planned {
+    fn machine(&self) -> &Machine {
+        &self.machine
+    }
+
+    fn kernels(&self) -> &[KernelSpec] {
+        &self.kernels
+    }
+
+    #[allow(unsafe_code)]
+    unsafe fn run(&self, _: &Plan, _: &[View<'_>], _: &mut ViewMut<'_>) -> Result<(), RunError> {
+        Err(RunError::Device { reason: "there is no GPU".into() })
+    }
+
+    fn check_tables(&self, _: &Plan, _: &[View<'_>]) -> Result<(), RunError> {
+        Ok(())
+    }
+}
+
+/// Random cases per test; `EINFALL_CASES` asks for more.
+fn case_count() -> u64 {
+    std::env::var("EINFALL_CASES").ok().and_then(|text| text.parse().ok()).unwrap_or(150)
+}
+
+/// Problems that kernels are made for, in types and tables that matter, and some with rows that end oddly.
+fn ways() -> Vec<Case> {
+    let mut seed = 0;
+    let mut cases = Vec::new();
+    for way in WAYS {
+        for dtype in [DType::F32, DType::F64, DType::BF16, DType::F16] {
+            for (table, bounds) in [
+                (DType::I64, Bounds::Error),
+                (DType::I64, Bounds::Skip),
+                (DType::I32, Bounds::Error),
+                (DType::I32, Bounds::Skip),
+                (DType::U16, Bounds::Error),
+            ] {
+                seed += 1;
+                cases.push(case_of(way, dtype, table, &Fill::Integers(2), bounds, seed));
+            }
+        }
+    }
+    cases
+}
+
+#[test]
+#[ignore = "needs NVRTC, which `cargo xtask kernels` fetches"]
+fn every_kernel_compiles_for_every_architecture() {
+    let devices = ["sm_80", "sm_90", "sm_100"].map(Planned::new);
+    let mut sources = HashSet::new();
+    for kernel in kernel_specs() {
+        for (at, case) in (0..case_count()).map(random_case).chain(ways()).enumerate() {
+            let device = &devices[at % 3];
+            let Ok(buffers) = case.materialise() else { continue };
+            let views: Vec<View<'_>> = buffers.iter().map(Buffer::view).collect();
+            let Ok(prepared) = call(&case, device).kernel(kernel.name).plan(&views) else { continue };
+            let plan = prepared.plan();
+            let tables: Vec<_> = plan.problem.tables.iter().map(|table| table.dtype).collect();
+            for step in plan.steps.iter().chain(&plan.epilogue).filter(|step| !step.contraction.is_empty()) {
+                let lower = ops::kernel_named(step.kernel()).expect("one of the table").lower;
+                for alignment in [[16; 3], [8, 16, 8]] {
+                    let (contraction, machine) = (&step.contraction, &device.machine);
+                    let table_alignment = &vec![alignment[0]; tables.len()];
+                    let tasks = lower(&Lowering { contraction, tables: &tables, machine, alignment, table_alignment });
+                    sources.extend(tasks.into_iter().map(|task| (task.kernel, at % 3, task.source)));
+                }
+            }
+        }
+    }
+    let mut kinds: Vec<&str> = sources.iter().map(|(kernel, ..)| *kernel).collect();
+    kinds.sort_unstable();
+    kinds.dedup();
+    for kernel in ["axpys", "dots", "dots_resident", "nest"] {
+        assert!(kinds.contains(&kernel), "no {kernel} among {kinds:?}");
+    }
+    for (kernel, device, source) in &sources {
+        let capability = [(8, 0), (9, 0), (10, 0)][*device];
+        if let Err(error) = compile::compile(kernel, source, capability) {
+            panic!("{error}\n{source}");
+        }
+    }
+}
+
+fn report(failures: impl Iterator<Item = String>) {
+    let failures: Vec<String> = failures.take(6).collect();
+    assert!(failures.is_empty(), "{}", failures.join("\n\n"));
+}
+
+#[test]
+#[ignore = "needs an NVIDIA GPU"]
+fn random_problems_match_the_oracle_on_the_gpu() {
+    let device = CudaDevice::new(0).expect("a GPU");
+    report((0..case_count()).filter_map(|seed| {
+        let checked = check_case(&random_case(seed), &device);
+        checked.err().map(|why| format!("seed {seed}: {why}"))
+    }));
+}
+
+#[test]
+#[ignore = "needs an NVIDIA GPU"]
+fn every_kernel_matches_the_oracle_on_the_gpu() {
+    let device = CudaDevice::new(0).expect("a GPU");
+    let device = &device;
+    report(kernel_specs().into_iter().flat_map(|kernel| {
+        (0..case_count()).filter_map(move |seed| {
+            let case = random_case(1_000_000 + seed);
+            let checked = check_call(&case, call(&case, device).kernel(kernel.name));
+            checked.err().map(|why| format!("{} on seed {seed}: {why}", kernel.name))
+        })
+    }));
+}
+
+#[test]
+#[ignore = "needs an NVIDIA GPU"]
+fn slices_match_the_oracle_on_the_gpu() {
+    let device = CudaDevice::new(0).expect("a GPU");
+    report((0..case_count()).filter_map(|seed| {
+        let case = random_case(3_000_000 + seed);
+        check_call(&case, call(&case, &device).memory_limit(300)).err().map(|why| format!("seed {seed}: {why}"))
+    }));
+}
+
+#[test]
+#[ignore = "needs an NVIDIA GPU"]
+fn the_regressions_of_other_projects_stay_fixed_on_the_gpu() {
+    let device = CudaDevice::new(0).expect("a GPU");
+    report(suite::regressions().into_iter().filter_map(|regression| {
+        let checked = check_case(&regression.case, &device);
+        checked.err().map(|why| format!("{} ({}): {why}", regression.about, regression.case.source))
+    }));
+}
+
+#[test]
+#[ignore = "needs an NVIDIA GPU"]
+fn every_kernel_runs_what_it_is_made_for_on_the_gpu() {
+    let device = CudaDevice::new(0).expect("a GPU");
+    let device = &device;
+    report(kernel_specs().into_iter().flat_map(|kernel| {
+        ways().into_iter().filter_map(move |case| {
+            let checked = check_call(&case, call(&case, device).kernel(kernel.name));
+            checked.err().map(|why| format!("{}: {why}", kernel.name))
+        })
+    }));
+}
