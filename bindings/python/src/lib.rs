@@ -103,10 +103,13 @@ fn plan<'py>(
     optimize: Option<Bound<'py, PyAny>>,
     memory_limit: Option<usize>,
     dtype: Option<Bound<'py, PyAny>>,
-) -> PyResult<Planned> {
+) -> PyResult<Bound<'py, Planned>> {
     let (equation, operands) = call::equation(arguments)?;
     let keywords = Keywords { sizes, bounds, optimize, memory_limit, dtype, ..Keywords::default() };
-    Planned::new(py, equation.as_str()?, &operands, &keywords)
+    let planned = Bound::new(py, Planned::new(py, equation.as_str()?, &operands, &keywords)?)?;
+    // Tracers have to know each plan, for they cannot look into it.
+    py.import("einfall._hooks")?.call_method1("planned", (&planned,))?;
+    Ok(planned)
 }
 
 /// The kernel of the operator that torch knows: tensors of the CPU, which nobody records or traces any more.

@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use einfall::{Argument, DType, View};
 use pyo3::exceptions::PyValueError;
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
@@ -14,7 +15,7 @@ use crate::run::{Views, prepared, run_fresh};
 use crate::{array, torch};
 
 /// An einsum that is planned for certain shapes: call it with arrays, or print it to see what it does.
-#[pyclass(frozen, module = "einfall", name = "Plan")]
+#[pyclass(frozen, weakref, module = "einfall", name = "Plan")]
 pub(crate) struct Planned {
     equation: String,
     /// What was planned for.
@@ -76,23 +77,22 @@ impl Planned {
                 return Ok(Arc::clone(&latest));
             }
         }
-        self.check(views)?;
+        self.check(views.len(), views.iter().map(View::shape))?;
         let other = prepared(py, &self.equation, views, &self.options)?;
         *self.latest.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&other);
         Ok(other)
     }
 
     /// Strides and types may differ from what was planned for, shapes may not.
-    fn check(&self, views: &[View<'_>]) -> PyResult<()> {
-        if views.len() != self.arguments.len() {
+    fn check<'s>(&self, given: usize, shapes: impl Iterator<Item = &'s [usize]>) -> PyResult<()> {
+        if given != self.arguments.len() {
             return Err(PyValueError::new_err(format!(
-                "the plan takes {} operands and tables but {} were given",
+                "the plan takes {} operands and tables but {given} were given",
                 self.arguments.len(),
-                views.len()
             )));
         }
-        for (number, (argument, view)) in self.arguments.iter().zip(views).enumerate() {
-            let (expected, found) = (argument.layout.shape.as_slice(), view.shape());
+        for (number, (argument, found)) in self.arguments.iter().zip(shapes).enumerate() {
+            let expected = argument.layout.shape.as_slice();
             if expected != found {
                 return Err(PyValueError::new_err(format!(
                     "operand {number} has shape {found:?} but the plan was made for {expected:?}"
@@ -114,6 +114,14 @@ impl Planned {
             dtype: bind(&kept.dtype),
             ..Keywords::default()
         }
+    }
+}
+
+/// Lengths of what has a shape; numbers and lists have that of the array that they stand for.
+fn shape(operand: &Bound<'_, PyAny>) -> PyResult<Vec<usize>> {
+    match operand.getattr(intern!(operand.py(), "shape")) {
+        Ok(shape) => shape.extract(),
+        Err(_) => operand.py().import("numpy")?.call_method1("shape", (operand,))?.extract(),
     }
 }
 
@@ -163,7 +171,16 @@ impl Planned {
                 return Ok(tensor);
             }
         }
+        // Whoever gets the call from here plans anew, for any shape.
+        let shapes = operands.iter().map(shape).collect::<PyResult<Vec<_>>>()?;
+        self.check(shapes.len(), shapes.iter().map(Vec::as_slice))?;
         call(py, &self.equation, &operands, &self.keywords(py, out))
+    }
+
+    /// By which torch names it in a graph.
+    #[getter]
+    fn __name__(&self) -> &'static str {
+        "plan"
     }
 
     /// The equation.
