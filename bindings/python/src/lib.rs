@@ -5,6 +5,7 @@
 #![allow(unsafe_code)] // arrays are read where they lie; each block names its invariant
 
 mod array;
+mod bench;
 mod cache;
 mod call;
 mod describe;
@@ -140,13 +141,6 @@ fn machine(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
     report::machine(py)
 }
 
-/// The command-line tool: arguments after the program's name in, the exit code out.
-#[pyfunction]
-fn _main(py: Python<'_>, arguments: Vec<std::ffi::OsString>) -> u8 {
-    let arguments = std::iter::once("einfall".into()).chain(arguments);
-    py.detach(|| einfall_cli::run(arguments))
-}
-
 #[pyfunction]
 fn _cache_info() -> (u64, u64, usize, usize) {
     let (hits, misses, size) = cache::statistics();
@@ -168,7 +162,9 @@ fn _einfall(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(device::_forget_device, module)?)?;
     module.add_function(wrap_pyfunction!(plan, module)?)?;
     module.add_function(wrap_pyfunction!(machine, module)?)?;
-    module.add_function(wrap_pyfunction!(_main, module)?)?;
+    module.add_function(wrap_pyfunction!(bench::_main, module)?)?;
+    module.add_function(wrap_pyfunction!(bench::_bench_keys, module)?)?;
+    module.add("_BENCH_HEADER", bench::header())?;
     module.add_function(wrap_pyfunction!(_torch_kernel, module)?)?;
     module.add_function(wrap_pyfunction!(terms::_terms, module)?)?;
     module.add_function(wrap_pyfunction!(terms::gradient, module)?)?;
