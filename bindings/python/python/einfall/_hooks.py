@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 import weakref
+from _thread import allocate_lock
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any, Sequence
@@ -17,6 +18,7 @@ TRACER = "torch._dynamo"
 # Plans that were made before the tracer was there.
 _plans: weakref.WeakSet[Any] = weakref.WeakSet()
 _registered = False
+_lock = allocate_lock()
 
 
 class _Loader:
@@ -66,10 +68,11 @@ def install() -> None:
 
 def planned(plan: Any) -> None:
     """Called for each plan that is made."""
-    if _registered:
-        _trace(plan)
-    else:
-        _plans.add(plan)
+    with _lock:
+        if not _registered:
+            _plans.add(plan)
+            return
+    _trace(plan)
 
 
 def _trace(plan: Any) -> None:
@@ -82,7 +85,9 @@ def _register() -> None:
     from einfall import torch as ours
 
     ours._register_tracing()
-    _registered = True
-    for plan in list(_plans):
+    with _lock:
+        _registered = True
+        waiting = list(_plans)
+        _plans.clear()
+    for plan in waiting:
         _trace(plan)
-    _plans.clear()
