@@ -75,6 +75,13 @@ fn einsum<'py>(
     order: Option<Bound<'py, PyAny>>,
     casting: Option<Bound<'py, PyAny>>,
 ) -> PyResult<Bound<'py, PyAny>> {
+    let keywords = [&out, &sizes, &bounds, &optimize, &dtype, &order, &casting];
+    if memory_limit.is_none()
+        && keywords.iter().all(|keyword| keyword.is_none())
+        && let Some(result) = call::plain_numpy(arguments)
+    {
+        return result;
+    }
     let (equation, operands) = call::equation(arguments)?;
     let keywords = Keywords { out, sizes, bounds, optimize, memory_limit, dtype, order, casting };
     call::call(py, equation.as_str()?, &operands, &keywords)

@@ -22,7 +22,9 @@ pub(crate) struct Planned {
     arguments: Vec<Argument>,
     keywords: Mutex<Kept>,
     options: crate::options::Options,
-    /// The plan for what was given, and the one for what came last, which may have other strides or types.
+    /// The plan for what was given.
+    first: Arc<Prepared>,
+    /// The plan for what came last, which may have other strides or types.
     latest: Mutex<Arc<Prepared>>,
 }
 
@@ -47,6 +49,7 @@ impl Planned {
         options.dtype = dtype;
         let plan = cache::plan(equation, arguments.clone(), &options);
         let plan = plan.map_err(|error| crate::error::to_python(py, error))?;
+        let first = Arc::new(Prepared::new(plan));
         let kept = |object: &Option<Bound<'py, PyAny>>| object.clone().map(Bound::unbind);
         Ok(Planned {
             equation: equation.to_owned(),
@@ -58,22 +61,16 @@ impl Planned {
                 dtype: kept(&keywords.dtype),
             }),
             options,
-            latest: Mutex::new(Arc::new(Prepared::new(plan))),
+            latest: Mutex::new(Arc::clone(&first)),
+            first,
         })
     }
 
-    /// The plan for these views: mostly the latest.
+    /// The plan for these views that the first was not made for: mostly the latest.
     fn prepared(&self, py: Python<'_>, views: &[View<'_>]) -> PyResult<Arc<Prepared>> {
-        let fits = |prepared: &Prepared| {
-            let arguments = &prepared.plan.problem.arguments;
-            let same = |(argument, view): (&Argument, &View<'_>)| {
-                argument.dtype == view.dtype() && argument.layout == *view.layout()
-            };
-            arguments.len() == views.len() && arguments.iter().zip(views).all(same)
-        };
         {
             let latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
-            if fits(&latest) {
+            if latest.fits(views) {
                 return Ok(Arc::clone(&latest));
             }
         }
@@ -134,7 +131,63 @@ impl Planned {
         operands: &Bound<'py, PyTuple>,
         out: Option<Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let operands: Operands<'py> = operands.iter().collect();
+        let mut views = Views::new();
+        if out.is_none() && array::views(operands, 0, &mut views) {
+            if self.first.fits(&views) {
+                return run_numpy(py, &self.first, &views);
+            }
+            let prepared = self.prepared(py, &views)?;
+            return run_numpy(py, &prepared, &views);
+        }
+        self.call_any(py, operands.iter().collect(), out)
+    }
+
+    /// By which torch names it in a graph.
+    #[getter]
+    fn __name__(&self) -> &'static str {
+        "plan"
+    }
+
+    /// The equation.
+    #[getter]
+    fn equation(&self) -> &str {
+        &self.equation
+    }
+
+    /// Shape of the result.
+    #[getter]
+    fn shape<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        PyTuple::new(py, self.latest().result().1)
+    }
+
+    /// Type of the result, by its short name.
+    #[getter]
+    fn dtype(&self) -> &'static str {
+        DType::name(self.latest().result().0)
+    }
+
+    fn _report<'py>(&self, py: Python<'py>) -> PyResult<(String, Bound<'py, PyDict>)> {
+        crate::report::report(py, &self.latest().plan)
+    }
+
+    fn __str__(&self) -> String {
+        self.latest().plan.to_string()
+    }
+
+    fn __repr__(&self) -> String {
+        let shapes: Vec<String> = self.arguments.iter().map(|a| format!("{:?}", a.layout.shape.as_slice())).collect();
+        format!("<einfall.Plan '{}' for {}>", self.equation, shapes.join(", "))
+    }
+}
+
+impl Planned {
+    /// A call with operands of any library.
+    fn call_any<'py>(
+        &self,
+        py: Python<'py>,
+        operands: Operands<'py>,
+        out: Option<Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
         let kind = common_kind(&operands)?;
         if out.is_none() && kind == Kind::NumPy {
             let mut views = Views::new();
@@ -177,45 +230,6 @@ impl Planned {
         call(py, &self.equation, &operands, &self.keywords(py, out))
     }
 
-    /// By which torch names it in a graph.
-    #[getter]
-    fn __name__(&self) -> &'static str {
-        "plan"
-    }
-
-    /// The equation.
-    #[getter]
-    fn equation(&self) -> &str {
-        &self.equation
-    }
-
-    /// Shape of the result.
-    #[getter]
-    fn shape<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
-        PyTuple::new(py, self.latest().result().1)
-    }
-
-    /// Type of the result, by its short name.
-    #[getter]
-    fn dtype(&self) -> &'static str {
-        DType::name(self.latest().result().0)
-    }
-
-    fn _report<'py>(&self, py: Python<'py>) -> PyResult<(String, Bound<'py, PyDict>)> {
-        crate::report::report(py, &self.latest().plan)
-    }
-
-    fn __str__(&self) -> String {
-        self.latest().plan.to_string()
-    }
-
-    fn __repr__(&self) -> String {
-        let shapes: Vec<String> = self.arguments.iter().map(|a| format!("{:?}", a.layout.shape.as_slice())).collect();
-        format!("<einfall.Plan '{}' for {}>", self.equation, shapes.join(", "))
-    }
-}
-
-impl Planned {
     fn latest(&self) -> Arc<Prepared> {
         Arc::clone(&self.latest.lock().unwrap_or_else(PoisonError::into_inner))
     }
