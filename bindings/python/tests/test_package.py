@@ -126,7 +126,7 @@ def test_benchmarks_are_reports():
     page = report._repr_html_()
     assert page.count("<svg ") == 2 and page.count("<tr>") == 5 and page.count("<td>einfall</td>") == 4
     xml.etree.ElementTree.fromstring(f"<div>{page}</div>")
-    for wrong, options in (("none of f32", {"dtype": "i32"}), ("`k`|--k", {"k": [0]}), ("walk", {"op": "walk"})):
+    for wrong, options in (("floating-point", {"dtype": "i32"}), ("`k`|--k", {"k": [0]}), ("walk", {"op": "walk"})):
         with pytest.raises(ValueError, match=wrong):
             einfall.bench_keys(quick=True, **options)
 

@@ -71,9 +71,23 @@ impl From<BoundsArg> for Bounds {
     }
 }
 
+/// Reads an element type out of those that `fits`; others are refused with `wrong` and what there is.
+fn parse_dtype_of(text: &str, fits: impl Fn(DType) -> bool, wrong: impl Fn(DType) -> String) -> Result<DType, String> {
+    let message = match text.parse::<DType>() {
+        Ok(dtype) if fits(dtype) => return Ok(dtype),
+        Ok(dtype) => wrong(dtype),
+        Err(unknown) => unknown,
+    };
+    let names = DType::ALL.into_iter().filter(|&dtype| fits(dtype)).map(DType::name);
+    Err(format!("{message}\nhint: one of {}", names.collect::<Vec<_>>().join(", ")))
+}
+
+fn parse_dtype(text: &str) -> Result<DType, String> {
+    parse_dtype_of(text, |_| true, |dtype| dtype.to_string())
+}
+
 fn parse_integer_dtype(text: &str) -> Result<DType, String> {
-    let dtype: DType = text.parse()?;
-    if dtype.is_integer() { Ok(dtype) } else { Err(format!("a table holds integers, not {dtype}")) }
+    parse_dtype_of(text, DType::is_integer, |dtype| format!("a table holds integers, not {dtype}"))
 }
 
 /// Arguments of `einfall run`.
@@ -83,7 +97,8 @@ FILES are the operands in order, each followed by the tables of its lookups; tab
 come last. They are mapped into memory, not read whole. A file is `a.npy`, `arrays.npz:NAME` or \
 `model.safetensors:NAME`; the name may be left out where there is one array only.
 
-The result is written under its name only when it is complete. Without -o up to 1000 values are printed.
+The result is written under its name only when it is complete, and over one of FILES only with --force. \
+Without -o up to 1000 values are printed.
 
 Examples:
   einfall run 'ij,jk->ik' a.npy b.npy -o c.npy
@@ -99,6 +114,9 @@ pub struct RunArgs {
     /// Where to write the result: c.npy, c.npz:NAME or c.safetensors:NAME
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<String>,
+    /// Let the result take the place of a file that it is made of
+    #[arg(long, requires = "output")]
+    pub force: bool,
     /// Lengths that no array gives: of labels, w=9, or of output axes under their bracket, '[e]=1000'
     #[arg(short, long, value_name = "KEY=LEN", value_delimiter = ',')]
     pub size: Vec<Length>,
@@ -106,7 +124,7 @@ pub struct RunArgs {
     #[arg(long, value_enum, default_value_t)]
     pub bounds: BoundsArg,
     /// Type of the result [default: that of the operands together]
-    #[arg(long)]
+    #[arg(long, value_parser = parse_dtype)]
     pub dtype: Option<DType>,
     /// Most elements that an intermediate result may have
     #[arg(long, value_name = "ELEMENTS")]
@@ -153,7 +171,7 @@ pub struct ExplainArgs {
     #[arg(long, value_name = "OPERAND:LABELS", value_parser = parse_expand)]
     pub expand: Vec<Expand>,
     /// Element type of the operands
-    #[arg(long, default_value = "f32")]
+    #[arg(long, default_value = "f32", value_parser = parse_dtype)]
     pub dtype: DType,
     /// Element type of the tables
     #[arg(long, default_value = "i64", value_parser = parse_integer_dtype)]
@@ -325,16 +343,12 @@ pub struct KeysArgs {
 }
 
 fn parse_float_dtype(text: &str) -> Result<DType, String> {
-    let dtype: DType = text.parse()?;
-    if dtype.is_float() { Ok(dtype) } else { Err(format!("{dtype} is none of f32, f64, bf16, f16")) }
+    parse_dtype_of(text, DType::is_float, |dtype| format!("{dtype} is not a floating-point type"))
 }
 
 fn parse_table_dtype(text: &str) -> Result<DType, String> {
-    let dtype: DType = text.parse()?;
-    match dtype {
-        DType::I32 | DType::I64 => Ok(dtype),
-        _ => Err(format!("{dtype} is neither i64 nor i32")),
-    }
+    let timed = |dtype| matches!(dtype, DType::I32 | DType::I64);
+    parse_dtype_of(text, timed, |dtype| format!("{dtype} is neither i64 nor i32"))
 }
 
 #[cfg(test)]

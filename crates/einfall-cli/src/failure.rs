@@ -4,9 +4,9 @@
 //! Text that the library words for its callers is reworded here for the command line.
 
 use std::fmt;
-use std::io;
+use std::io::{self, Write};
 
-use einfall::{BindError, Diagnostic, Error, RunError, TensorError};
+use einfall::{BindError, Diagnostic, Equation, Error, RunError, TensorError};
 
 use crate::files::FileError;
 
@@ -41,6 +41,29 @@ impl Failure {
     }
 }
 
+/// Lets a panic be told like any other failure: that it is a bug of ours, where, and what to do. With `RUST_BACKTRACE`
+/// set Rust's own report comes before that. For the program itself: the hook is that of the whole process.
+pub fn report_panics() {
+    let rusts = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if std::env::var_os("RUST_BACKTRACE").is_some_and(|value| value != "0") {
+            rusts(panic);
+        }
+        // Where standard error is gone there is nobody to tell.
+        let _ = writeln!(io::stderr(), "error: {}", Failure::bug(panic.location()));
+    }));
+}
+
+impl Failure {
+    /// A mistake of ours, which the caller can do nothing about but report.
+    fn bug(at: Option<&std::panic::Location<'_>>) -> Self {
+        let place = at.map_or_else(String::new, |at| format!(", at {}:{}", at.file(), at.line()));
+        Self::internal(format!(
+            "einfall has a bug{place}\nhint: please report it, with what the same command prints under `RUST_BACKTRACE=1`"
+        ))
+    }
+}
+
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)
@@ -63,14 +86,36 @@ impl From<io::Error> for Failure {
     }
 }
 
+impl Failure {
+    /// What a call of the library says, pointing at its equation where it is about a place in it.
+    pub fn of_call(error: &Error, equation: &Equation) -> Self {
+        let drawn = match error {
+            Error::Run(RunError::TableValue { .. }) => error.diagnostic(equation),
+            _ => None,
+        };
+        let mut failure = Self::from(error);
+        if let Some(diagnostic) = drawn {
+            let hint = Some("`--bounds skip` leaves such terms out".to_owned());
+            failure.message = Diagnostic { hint, ..diagnostic }.to_string();
+        }
+        failure
+    }
+}
+
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        let code = match &error {
+        Self::from(&error)
+    }
+}
+
+impl From<&Error> for Failure {
+    fn from(error: &Error) -> Self {
+        let code = match error {
             Error::Run(RunError::Changed | RunError::OutOfMemory { .. }) => INTERNAL,
             Error::Tensor(TensorError::OutOfMemory { .. }) => INTERNAL,
             _ => BAD_INPUT,
         };
-        Self { message: reworded(&error), code }
+        Self { message: reworded(error), code }
     }
 }
 
@@ -97,12 +142,28 @@ fn reworded(error: &Error) -> String {
 
 /// The hint names a key with a length, `[e]=1000`; a shell wants brackets quoted.
 fn with_hint(diagnostic: &Diagnostic) -> String {
-    let example = diagnostic.hint.as_deref().and_then(|hint| hint.split('`').find(|text| text.contains('=')));
+    let hint = diagnostic.hint.as_deref().unwrap_or("");
+    let example = hint.split('`').find(|text| text.contains('='));
     let quoted = match example {
         Some(example) if example.starts_with('[') => format!("'{example}'"),
         Some(example) => example.to_owned(),
         None => "w=9".to_owned(),
     };
-    let hint = format!("give it with `-s`, as in `-s {quoted}`");
+    // What may have been meant goes before it.
+    let before = hint.split_once("name it in `sizes`").map_or("", |(before, _)| before);
+    let hint = format!("{before}give it with `-s`, as in `-s {quoted}`");
     Diagnostic { hint: Some(hint), ..diagnostic.clone() }.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bug_is_told_in_words() {
+        let here = std::panic::Location::caller();
+        let failure = Failure::bug(Some(here));
+        let wanted = format!("einfall has a bug, at {}:{}\nhint: please report it", here.file(), here.line());
+        assert!(failure.code == INTERNAL && failure.message.starts_with(&wanted), "{failure}");
+    }
 }

@@ -5,9 +5,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use einfall::{CpuDevice, Device, Error, Isa, Machine, Quantity, default_device, measure_machine, saved_machine};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::failure::Failure;
+use crate::progress::Progress;
 
 /// Most threads that may be asked for.
 const MOST_THREADS: usize = 1024;
@@ -63,29 +63,19 @@ fn read_machine(path: &Path) -> Result<Machine, Failure> {
     Ok(machine)
 }
 
-/// Measures this processor with a progress bar on standard error; hidden where that is no terminal, or where `quiet`.
+/// Measures this processor and says how far that is, unless `quiet`.
 ///
 /// # Errors
 /// As [`measure_machine`].
 pub fn measure(isa: Isa, threads: usize, budget: Duration, quiet: bool) -> Result<Machine, Failure> {
-    let bar = progress(Quantity::ALL.len() as u64, quiet);
+    let progress = Progress::new(Quantity::ALL.len() as u64, quiet);
     let mut first = true;
     let measured = measure_machine(isa, threads, budget, &mut |quantity| {
-        bar.inc(u64::from(!std::mem::take(&mut first)));
-        bar.set_message(quantity.title());
+        progress.advance(u64::from(!std::mem::take(&mut first)));
+        progress.message(quantity.title());
     });
-    bar.finish_and_clear();
+    progress.finish();
     Ok(measured.map_err(Error::from)?)
-}
-
-/// A progress bar on standard error.
-pub fn progress(steps: u64, quiet: bool) -> ProgressBar {
-    // The default target hides itself where standard error is no terminal.
-    let target = if quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
-    let bar = ProgressBar::with_draw_target(Some(steps), target);
-    let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {elapsed} {wide_msg}");
-    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-    bar
 }
 
 /// Bytes of memory that programs may still take; `None` where the system does not say.

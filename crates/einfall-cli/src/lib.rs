@@ -2,7 +2,7 @@
 //!
 //! [`arguments`] is what may be typed, [`commands`] does it. [`mod@bench`] holds what a benchmark run records and how it is
 //! shown, [`files`] reads and writes arrays. Only [`run_in`] touches the standard streams: below it, whatever goes to a
-//! terminal is written to a `&mut dyn Write` that the caller hands in, except for progress bars on standard error.
+//! terminal is written to a `&mut dyn Write` that the caller hands in, except for [`progress`] on standard error.
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -22,6 +22,8 @@ pub mod counting;
 pub mod failure;
 pub mod files;
 pub mod host;
+pub mod interrupt;
+pub mod progress;
 pub mod sizes;
 
 /// Where a command line is run.
@@ -33,7 +35,7 @@ pub struct Surroundings<'a> {
 }
 
 /// Does what a command line says, the name of the program first: writes to the standard streams and returns the exit
-/// code. Neither a mistake nor a panic ends the process, so that other programs may call it.
+/// code. Neither a mistake nor a panic ends the process, so that other programs may call it; Ctrl-C does.
 pub fn run(arguments: impl IntoIterator<Item = impl Into<OsString>>) -> u8 {
     let words: Vec<OsString> = arguments.into_iter().map(Into::into).collect();
     run_in(&Surroundings { words: &words, interpreter: None })
@@ -54,7 +56,10 @@ pub fn run_in(surroundings: &Surroundings<'_>) -> u8 {
         commands::run(&cli, surroundings, &mut stdout)?;
         stdout.flush().map_err(Failure::from)
     };
-    match catch_unwind(AssertUnwindSafe(run)) {
+    let ended = catch_unwind(AssertUnwindSafe(run));
+    // What fails because its process or its files went away is not worth a word.
+    interrupt::settle();
+    match ended {
         Ok(Ok(())) => 0,
         Ok(Err(failure)) if failure.is_broken_pipe() => 0,
         Ok(Err(failure)) => {

@@ -8,5 +8,6 @@ use einfall_cli::counting::Counting;
 static ALLOCATOR: Counting = Counting::new();
 
 fn main() -> ExitCode {
+    einfall_cli::failure::report_panics();
     ExitCode::from(einfall_cli::run(std::env::args_os()))
 }

@@ -160,7 +160,11 @@ fn explain_refuses_what_it_cannot_describe() {
         (&["i,i", "-s", "i=3", "--expand", "1:j"], "operand 1, `i`, has no label `j`"),
         (&["i,i", "-s", "i=3", "--expand", "i"], "hint: write it as `1:q`"),
         (&["i", "-s", "i=3", "--machine", "missing.json"], "cannot open `missing.json`"),
-        (&["i", "-s", "i=3", "--table-dtype", "f32"], "a table holds integers, not f32"),
+        (
+            &["i", "-s", "i=3", "--table-dtype", "f32"],
+            "a table holds integers, not f32\nhint: one of i8, i16, i32, i64, u8, u16, u32, u64\n",
+        ),
+        (&["i", "-s", "i=3", "--dtype", "f33"], "unknown dtype `f33`\nhint: one of bool, i8, "),
         (&["[i", "-s", "i=3"], "^"),
         (&["i", "missing.npy"], "cannot open `missing.npy`"),
         (&["ij", "-s", "i=9999999999,j=9999999999"], "more"),
@@ -260,12 +264,81 @@ fn a_quick_experiment_is_right_and_complete() {
 }
 
 #[test]
+fn an_experiment_ends_with_a_summary() {
+    let place = Place::new();
+    let ran = bench(&place, &["--op", "scores", "--k", "3,7", "--case", "separate-lookup,shared,all"]);
+    let (_, summary) = ran.out().split_once("\nSummary: einfall's time with looked-up keys, ").unwrap();
+    let lines: Vec<&str> = summary.lines().collect();
+    for (line, end) in lines[1..].iter().zip([
+        ") × that with shared keys",
+        ") × that with all keys",
+        ") of the floor's speed",
+        "Written to results: keys.json, keys.html, keys-scores.svg",
+    ]) {
+        assert!(line.ends_with(end), "{end:?}: {line}");
+    }
+    assert_eq!(lines.len(), 5, "{summary}");
+    let json = bench(&place, &["--op", "scores", "--k", "3", "--json"]);
+    assert!(!json.out().contains("Summary") && json.stderr.is_empty(), "{json:?}");
+}
+
+#[test]
+fn long_work_says_how_far_it_is_where_there_is_no_terminal() {
+    let place = Place::new();
+    // 10 problems of 0.5 s each: a line at the start, then one every two seconds.
+    let ks = [
+        "--op",
+        "scores",
+        "--case",
+        "shared",
+        "--k",
+        "1,2,3,4,5,6,7,8,9,10",
+        "--budget",
+        "0.5",
+        "--repeats",
+        "1000000",
+    ];
+    let ran = bench(&place, &ks);
+    let lines: Vec<&str> = ran.stderr.lines().collect();
+    assert!(ran.code == Some(0) && lines.len() >= 3, "{ran:?}");
+    assert_eq!(lines[0], "1 of 10: making the data");
+    for line in &lines[1..] {
+        let (number, rest) = line.split_once(" of 10: scores shared k=").unwrap();
+        let (k, left) = rest.split_once(", about ").unwrap();
+        assert_eq!(number, k.trim_end_matches(": comparing"), "{line}");
+        assert!(left.strip_suffix(" s left").is_some_and(|left| left.parse::<u8>().is_ok()), "{line}");
+    }
+    // Programs get what they asked for alone.
+    assert_eq!(bench(&place, &["--op", "scores", "--case", "shared", "--json"]).stderr, "");
+    assert!(place.run(&["machine", "--no-save", "--budget", "0"]).stderr.starts_with("1 of 7: "));
+}
+
+#[test]
 fn every_type_is_right() {
     let place = Place::new();
     for dtype in ["f64", "bf16", "f16"] {
         let ran = bench(&place, &["--dtype", dtype, "--table-dtype", "i32", "--k", "7", "-s", "n=31,d=17"]);
         assert!(ran.out().contains(&format!("{dtype}, b=2 h=1 q=100 n=31 d=17")), "{ran:?}");
         assert!(ran.stdout.contains("47.6 kFLOP"), "2·2·100·7·17: {ran:?}");
+    }
+}
+
+/// A folder whose name is no Unicode is as good as any other.
+#[cfg(target_os = "linux")]
+#[test]
+fn names_of_files_may_be_any_bytes() {
+    use std::os::unix::ffi::OsStrExt;
+    let place = Place::new();
+    let folder = std::ffi::OsStr::from_bytes(b"results-\xff");
+    let mut command = place.command(&["bench", "keys", "--quick", "--k", "1", "--op", "scores", "--out"]);
+    let ran = common::Ran::from(command.arg(folder).output().unwrap());
+    assert!(ran.out().contains("keys.json"), "{ran:?}");
+    assert!(place.work().join(folder).join("keys.json").is_file());
+    // Where text is wanted, the refusal is one of ours.
+    for before in [&["run", "ij->ji"][..], &["run"], &["explain"], &["bench"], &[]] {
+        let ran = common::Ran::from(place.command(before).arg(folder).output().unwrap());
+        assert!(ran.code == Some(2) && ran.stderr.starts_with("error: ") && ran.stdout.is_empty(), "{ran:?}");
+        assert!(!ran.stderr.contains("panicked") && !ran.stderr.contains("Err("), "{ran:?}");
     }
 }
 
@@ -278,8 +351,9 @@ fn experiments_that_make_no_sense_are_refused() {
         (&["-s", "x=1"], "no label `x`"),
         (&["--op", "sums"], "hint: one of scores, values, attention"),
         (&["--case", "some"], "hint: one of separate-stored"),
-        (&["--dtype", "i32"], "i32 is none of"),
-        (&["--table-dtype", "u8"], "u8 is neither"),
+        (&["--dtype", "i32"], "i32 is not a floating-point type\nhint: one of f16, bf16, f32, f64\n"),
+        (&["--dtype", "f33"], "unknown dtype `f33`\nhint: one of f16, bf16, f32, f64\n"),
+        (&["--table-dtype", "u8"], "u8 is neither i64 nor i32\nhint: one of i32, i64\n"),
         (&["--k", "0"], "`--k 0` is not from 1 to n=100\n"),
         (&["-s", "b=99999999999"], "takes 23700 TB of memory and "),
         (&["--budget=-1"], "`-1` is not a number of seconds"),
@@ -291,6 +365,55 @@ fn experiments_that_make_no_sense_are_refused() {
     let ran = place.run(&["bench", "keys", "--quick", "--out", "file"]);
     assert!(ran.code == Some(2) && ran.stderr.contains("cannot write `file`"), "{ran:?}");
     assert_eq!(place.listing(), ["file"]);
+}
+
+/// Waits until something is so, or fails.
+#[track_caller]
+fn until(mut what: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !what() {
+        assert!(Instant::now() < deadline, "waited for a minute");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn an_interruption_leaves_nothing_behind() {
+    use std::os::unix::fs::PermissionsExt;
+    let place = Place::new();
+    let machine = place.path("machine.json");
+    std::fs::write(&machine, serde_json::to_string(&Machine::example()).unwrap()).unwrap();
+    std::fs::create_dir(place.path("tmp")).unwrap();
+    // A Python that answers twice and then does not listen any more; its number tells where it is.
+    let python = place.path("python");
+    let answers = r#"echo '{"ok": true, "python": "0", "packages": {}, "missing": {}, "peers": ["x"], "skipped": {}}'"#;
+    let busy =
+        format!("#!/bin/sh\nread line; {answers}\nread line; {answers}\nread line; echo $$ > busy; exec sleep 60\n");
+    std::fs::write(&python, busy).unwrap();
+    std::fs::set_permissions(&python, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let arguments =
+        ["bench", "keys", "--quick", "--k", "10", "--op", "scores", "--out", "results", "--peers", "--python"];
+    for signal in ["-INT", "-TERM", "-HUP"] {
+        let mut command = place.command(&arguments);
+        command.arg(&python).arg("--machine").arg(&machine).env("TMPDIR", place.path("tmp"));
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let busy = place.work().join("busy");
+        until(|| std::fs::read_to_string(&busy).is_ok_and(|text| text.ends_with('\n')));
+        let kept = list(&place.path("tmp"));
+        assert!(kept.len() == 2 && kept[0].starts_with("einfall-bench-"), "{kept:?}");
+        let process = format!("/proc/{}", std::fs::read_to_string(&busy).unwrap().trim());
+        assert!(std::path::Path::new(&process).exists());
+        let sent = std::process::Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap();
+        assert!(sent.success());
+        let ran = common::Ran::from(child.wait_with_output().unwrap());
+        assert_eq!((ran.code, ran.stdout.as_str()), (Some(130), ""), "{signal}: {ran:?}");
+        assert!(ran.stderr.ends_with("\nerror: interrupted\n"), "{ran:?}");
+        assert_eq!(list(&place.path("tmp")), [""; 0], "{signal}");
+        assert!(!std::path::Path::new(&process).exists(), "{signal}: {process} is alive");
+        assert_eq!(list(&place.work().join("results")), [""; 0]);
+        std::fs::remove_file(busy).unwrap();
+    }
 }
 
 #[test]

@@ -91,12 +91,51 @@ fn a_pipe_is_refused_without_waiting_for_it() {
     assert!(ran.code == Some(2) && ran.stderr.contains("it is not a regular file"), "{ran:?}");
 }
 
+#[cfg(unix)]
+#[test]
+fn an_input_is_not_overwritten_unasked() {
+    let place = place();
+    let work = place.work();
+    std::os::unix::fs::symlink("a.npy", work.join("link.npy")).unwrap();
+    std::fs::hard_link(work.join("a.npy"), work.join("hard.npy")).unwrap();
+    place.f32("copy.npy", &[2, 3], &[0.0; 6]);
+    let before = place.listing();
+    let old = std::fs::read(work.join("a.npy")).unwrap();
+    for (target, is_it) in [
+        ("a.npy", "`a.npy` is an input"),
+        ("./a.npy", "`./a.npy` is the same file as the input `a.npy`"),
+        ("link.npy", "`link.npy` is the same file as the input `a.npy`"),
+        ("hard.npy", "`hard.npy` is the same file as the input `a.npy`"),
+    ] {
+        let ran = place.run(&["run", "ij,kj->ik", "a.npy", "copy.npy", "-o", target]);
+        let said = format!("error: {is_it} and would be overwritten\nhint: write to another file, or add `--force`\n");
+        assert_eq!((ran.code, ran.stderr, ran.stdout.as_str()), (Some(2), said, ""), "{target}");
+        assert_eq!((place.listing(), std::fs::read(work.join("a.npy")).unwrap()), (before.clone(), old.clone()));
+    }
+    // A later input and one inside an archive count too; a link can be the input.
+    for arguments in [
+        ["ij,kj->ik", "a.npy", "copy.npy", "copy.npy"],
+        ["ij,jk->ik", "a.npy", "b.npz:weights", "b.npz:weights"],
+        ["ij,kj->ik", "link.npy", "copy.npy", "a.npy"],
+    ] {
+        let [equation, left, right, target] = arguments;
+        let ran = place.run(&["run", equation, left, right, "-o", target]);
+        assert!(ran.code == Some(2) && ran.stderr.contains("would be overwritten"), "{arguments:?}: {ran:?}");
+    }
+    // A file of the same content is another one, and may be replaced.
+    std::fs::copy(work.join("a.npy"), work.join("copy.npy")).unwrap();
+    place.run(&["run", "ij->ji", "a.npy", "-o", "copy.npy"]).out();
+    let ran = place.run(&["run", "ij->ji", "a.npy", "--force"]);
+    assert!(ran.code == Some(2) && ran.stderr.contains("--output"), "{ran:?}");
+}
+
 #[test]
 fn a_result_may_replace_what_it_was_made_of() {
     let place = place();
     for name in ["a.npy", "a.npz:x", "a.safetensors:x"] {
         place.f32(name, &[2, 3], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
-        place.run(&["run", "ij->ji", name, "-o", name]).out();
+        assert_eq!(place.run(&["run", "ij->ji", name, "-o", name]).code, Some(2));
+        place.run(&["run", "ij->ji", name, "-o", name, "--force"]).out();
         assert_eq!(place.read_f32(name), (vec![3, 2], vec![1.0, 4.0, 2.0, 5.0, 3.0, 6.0]), "{name}");
     }
 }
@@ -116,7 +155,11 @@ fn large_results_are_not_printed() {
 /// Every refusal: what is typed, and what must be said.
 const REFUSED: &[(&[&str], &str)] = &[
     (&["run", "ij,jk->ik", "a.npy"], "the equation takes 2 arguments but 1"),
-    (&["run", "ij,jk->iz", "a.npy", "b.npz"], "z"),
+    (
+        &["run", "ij,jk->iz", "a.npy", "b.npz"],
+        "nothing gives label `z` a length\n  ij,jk->iz\n          ^\nhint: did you mean the output `ik`? no operand has `z`: \
+         to repeat the result along it, give it with `-s`, as in `-s z=4`\n",
+    ),
     (&["run", "ij,jk->ik)", "a.npy", "b.npz"], "^"),
     (&["run", "ij,jk->ik", "a.npy", "a.npy"], "label `j` is 3 in operand 0 but 2 in operand 1\n  ij,jk->ik\n   ^ ^"),
     (&["run", "ij->ij", "missing.npy"], "cannot open `missing.npy`"),
@@ -126,7 +169,11 @@ const REFUSED: &[(&[&str], &str)] = &[
     (&["run", "ij->ij", "broken.npy"], "`broken.npy` is malformed"),
     (
         &["run", "[e]->e", "c.safetensors", "wild.npy"],
-        "table argument 1 holds -1 at [2], outside the axis of length 2\nhint: `--bounds skip`",
+        "table argument 1 holds -1 at [2], outside the axis of length 2\n  [e]->e\n  ^^^\nhint: `--bounds skip` leaves such",
+    ),
+    (
+        &["run", "e,[e] -> [e]", "four.npy", "c.safetensors", "table.npy", "wild.npy", "-s", "[e]=2"],
+        "table argument 3 holds -1 at [2], outside the axis of length 2\n  e,[e] -> [e]\n           ^^^\nhint: ",
     ),
     (&["run", "[e]->e", "c.safetensors", "four.npy"], "is f32, not an integer type"),
     (&["run", "e->[e]", "four.npy", "table.npy"], "hint: give it with `-s`, as in `-s '[e]=1000'`"),
@@ -134,7 +181,10 @@ const REFUSED: &[(&[&str], &str)] = &[
     (&["run", "ij->ij", "a.npy", "-s", "i=3"], "in `-s`"),
     (&["run", "ij->ij", "a.npy", "-s", "i=3,i=4"], "`-s` gives `i` the length 3 and the length 4"),
     (&["run", "ij->ij", "a.npy", "-s", "i"], "`i` has no `=`"),
-    (&["run", "ij->ij", "a.npy", "--dtype", "f99"], "unknown dtype `f99`"),
+    (
+        &["run", "ij->ij", "a.npy", "--dtype", "f33"],
+        "unknown dtype `f33`\nhint: one of bool, i8, i16, i32, i64, u8, u16, u32, u64, f16, bf16, f32, f64, c64, c128\n",
+    ),
     (&["run", "ij->ij", "a.npy", "--dtype", "i32"], "cannot give a result of type i32"),
     (&["run", "ij->ij", "a.npy", "--bounds", "wrap"], "--bounds"),
     (&["run", "ij->ij", "a.npy", "--threads", "0"], "`0` is not a number from 1 to 1024"),

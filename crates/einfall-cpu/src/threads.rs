@@ -39,7 +39,13 @@ impl Threads {
         self.count
     }
 
-    /// Runs `work` on disjoint ranges that cover `0..total`, of `piece` items each but the last.
+    /// Whether work of so many predicted seconds on one thread stays on the calling one.
+    fn is_serial(&self, seconds: f64) -> bool {
+        self.pool.is_none() || seconds <= LEAST_PARALLEL_SECONDS
+    }
+
+    /// Runs `work` on disjoint ranges that cover `0..total`, of `piece` items each but the last, or on all at once where
+    /// threads do not pay.
     ///
     /// `seconds` is the predicted time on one thread. Stops early when a piece fails.
     ///
@@ -52,6 +58,8 @@ impl Threads {
         seconds: f64,
         work: impl Fn(Range<usize>) -> Result<(), BadTable> + Sync,
     ) -> Result<(), BadTable> {
+        // Alone, one piece saves the others' preparations.
+        let piece = if self.is_serial(seconds) { total } else { piece };
         self.for_pieces_with(total, piece, seconds, || (), |(), range| work(range))
     }
 
@@ -70,7 +78,7 @@ impl Threads {
         let piece = piece.max(1);
         let pieces = total.div_ceil(piece);
         let range = |at: usize| at * piece..((at + 1) * piece).min(total);
-        let Some(pool) = self.pool.as_ref().filter(|_| pieces > 1 && seconds > LEAST_PARALLEL_SECONDS) else {
+        let Some(pool) = self.pool.as_ref().filter(|_| pieces > 1 && !self.is_serial(seconds)) else {
             let mut state = state();
             return (0..pieces).try_for_each(|at| work(&mut state, range(at)));
         };

@@ -31,6 +31,7 @@ mod diagnostic;
 mod equation;
 mod error;
 mod gradient;
+mod hint;
 mod label;
 mod lexer;
 mod parser;

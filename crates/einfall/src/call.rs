@@ -6,6 +6,7 @@ use einfall_equation::Equation;
 use einfall_plan::{Argument, BindOptions, Bounds, Device, Order, Plan, PlanOptions, bind};
 use einfall_tensor::{DType, Layout, Tensor, View, ViewMut};
 
+use crate::error::with_meant;
 use crate::{Error, default_device};
 
 /// Evaluates an einsum: `einsum("ij,jk->ik", &[a, b])`.
@@ -174,7 +175,7 @@ impl<'a> Prepared<'a> {
         plan_options: PlanOptions,
         device: &'a dyn Device,
     ) -> Result<Self, Error> {
-        let problem = bind(equation, arguments, &bind_options)?;
+        let problem = bind(equation, arguments, &bind_options).map_err(|error| with_meant(error, equation))?;
         let plan = Plan::new(problem, device.machine(), device.kernels(), &plan_options)?;
         Ok(Prepared { plan, bind_options, plan_options, device })
     }

@@ -3,7 +3,8 @@
 mod common;
 
 use einfall::{
-    Bounds, CpuDevice, DType, Einsum, Error, Layout, RunError, TensorError, View, ViewMut, einsum, einsum_into,
+    Bounds, CpuDevice, DType, Einsum, Equation, Error, Layout, RunError, TensorError, View, ViewMut, einsum,
+    einsum_into,
 };
 use einfall_testing::case::Buffer;
 use einfall_testing::generator::malformed_case;
@@ -51,6 +52,48 @@ fn table_values_outside_their_axis_are_named() {
     table argument 2 holds 7 at [1, 1], outside the axis of length 3
     hint: bounds `skip` leaves such terms out
     ");
+}
+
+#[test]
+fn the_value_of_a_table_points_at_its_bracket() {
+    let (x, table) = (count(3), [0i64, 5, 1]);
+    let arguments = [View::from_slice(&x, &[3]).unwrap(), View::from_slice(&table, &[3]).unwrap()];
+    let error = refused(Einsum::new("e->[e]").size("[e]", 5).run(&arguments));
+    assert_snapshot!(error.diagnostic(&Equation::parse("e -> [e]").unwrap()).unwrap(), @"
+    table argument 1 holds 5 at [1], outside the axis of length 5
+      e -> [e]
+           ^^^
+    hint: bounds `skip` leaves such terms out
+    ");
+    // Another equation may have no such table: then there is no place to point at.
+    assert!(error.diagnostic(&Equation::parse("e->e").unwrap()).is_none());
+}
+
+#[test]
+fn a_label_of_the_output_alone_may_be_a_slip() {
+    let x = count(6);
+    let x = |shape: &[usize]| View::from_slice(&x[..shape.iter().product()], shape).unwrap();
+    assert_snapshot!(refused(einsum("ij,jk->iz", &[x(&[2, 3]), x(&[3, 2])])), @"
+    nothing gives label `z` a length
+      ij,jk->iz
+              ^
+    hint: did you mean the output `ik`? no operand has `z`: to repeat the result along it, name it in `sizes`, as in `z=4`
+    ");
+    assert_snapshot!(refused(einsum("ij->ijz", &[x(&[2, 3])])), @"
+    nothing gives label `z` a length
+      ij->ijz
+            ^
+    hint: no operand has `z`: to repeat the result along it, name it in `sizes`, as in `z=4`
+    ");
+    // What an operand has, though without a length, is no slip.
+    assert_snapshot!(refused(einsum("[q+w]->q", &[x(&[3])])), @"
+    nothing gives label `q` a length
+      [q+w]->q
+      ^^^^^
+    hint: name it in `sizes`, as in `q=4`
+    ");
+    let repeated = Einsum::new("ij,jk->iz").size("z", 2).run(&[x(&[2, 3]), x(&[3, 2])]).unwrap();
+    assert_eq!(repeated.as_slice::<f32>().unwrap(), [50.0, 50.0, 113.0, 113.0]);
 }
 
 #[test]

@@ -19,6 +19,15 @@ struct Way {
 
 const WAYS: &[Way] = &[
     Way {
+        kernel: "tiny",
+        equation: "aijc,akjc->cik",
+        arguments: &[(&[2, 3, 5, 7], None), (&[2, 4, 5, 7], None)],
+        sizes: &[],
+    },
+    Way { kernel: "tiny", equation: "iij->j", arguments: &[(&[6, 6, 11], None)], sizes: &[] },
+    Way { kernel: "tiny", equation: "i,j->ji", arguments: &[(&[5], None), (&[13], None)], sizes: &[] },
+    Way { kernel: "tiny", equation: "ab,ab->", arguments: &[(&[31, 9], None), (&[31, 9], None)], sizes: &[] },
+    Way {
         kernel: "dots",
         equation: "bqd,b[bqk]d->bqk",
         arguments: &[(&[2, 19, 37], None), (&[2, 53, 37], None), (&[2, 19, 67], Some(53))],
@@ -28,6 +37,12 @@ const WAYS: &[Way] = &[
         kernel: "dots",
         equation: "qd,[qk]d->qk",
         arguments: &[(&[3, 20], None), (&[900, 20], None), (&[3, 1100], Some(900))],
+        sizes: &[],
+    },
+    Way {
+        kernel: "dots",
+        equation: "qd,[qk]d->qk",
+        arguments: &[(&[40, 8], None), (&[70, 8], None), (&[40, 130], Some(70))],
         sizes: &[],
     },
     Way {

@@ -13,7 +13,9 @@ import importlib.metadata
 import json
 import math
 import os
+import queue
 import sys
+import threading
 import time
 import warnings
 
@@ -496,13 +498,31 @@ class Session:
         return {}
 
 
+def listen():
+    """The requests as they come in. Their end is the end of the process, whatever it computes: nobody waits for it."""
+    lines = queue.SimpleQueue()
+
+    def read():
+        # Without a buffer: its lock, held while reading, would disturb the end of the interpreter.
+        with os.fdopen(os.dup(0), "rb", buffering=0) as requests:
+            for line in requests:
+                lines.put(line)
+        os._exit(0)
+
+    threading.Thread(target=read, daemon=True).start()
+    return lines
+
+
 def main():
+    # Before packages are loaded, which may take long.
+    requests = listen()
     # Whatever a library prints must not end up between the replies.
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     session = Session()
     gc.disable()
-    for line in sys.stdin:
+    while True:
+        line = requests.get()
         replies.write(session.answer(line) + "\n")
         replies.flush()
         if json.loads(line)["cmd"] == "quit":

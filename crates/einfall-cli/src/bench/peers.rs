@@ -14,7 +14,8 @@
 //! | `{"cmd": "time", "peer": …, "repeats": …, "budget_s": …}` | `{"ok": true}` and [`PeerTimes`] |
 //! | `{"cmd": "quit"}` | `{"ok": true}` |
 //!
-//! A reply `{"ok": false, "error": …}` says why not. Any package may be absent.
+//! A reply `{"ok": false, "error": …}` says why not. Any package may be absent. The end of its input ends the process at
+//! once, even while it computes: then nobody waits for the answer any more.
 //!
 //! ```no_run
 //! use einfall_cli::bench::peers::{Peers, find_python};
@@ -33,16 +34,16 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use einfall::Tensor;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize};
-use tempfile::TempDir;
 
 use super::record::{Case, Op, Sizes};
+use crate::interrupt::{self, Folder};
 
 /// What answers, in Python: a program, and a module whose `Session` an [`Interpreter`] may ask.
 pub const SCRIPT: &str = include_str!("peers.py");
@@ -183,9 +184,9 @@ impl PeerTimes {
     }
 }
 
-/// A folder for the data of a setup, removed when dropped.
+/// A folder for the data of a setup, removed when dropped or interrupted.
 #[derive(Debug)]
-pub struct DataFolder(TempDir);
+pub struct DataFolder(Folder);
 
 impl DataFolder {
     /// Makes an empty folder in the system's place for temporary files.
@@ -193,7 +194,7 @@ impl DataFolder {
     /// # Errors
     /// What the system says.
     pub fn new() -> io::Result<Self> {
-        tempfile::Builder::new().prefix("einfall-bench-").tempdir().map(Self)
+        Folder::new("einfall-bench-").map(Self)
     }
 
     /// Writes one file and returns where.
@@ -368,30 +369,29 @@ fn read_reply<T: DeserializeOwned>(text: &str) -> Result<T, PeerFailure> {
     serde_json::from_value(reply).map_err(|error| PeerFailure(format!("its answer lacks something: {error}")))
 }
 
-/// A process and its pipes; killed when dropped.
+/// A process and its pipes; killed when dropped or interrupted.
 #[derive(Debug)]
 struct Running {
-    child: Child,
+    child: Arc<Mutex<Child>>,
     requests: ChildStdin,
     replies: Receiver<String>,
     last_words: Arc<Mutex<VecDeque<String>>>,
     listener: thread::JoinHandle<()>,
     gone: bool,
-    _script: TempDir,
+    _script: Folder,
 }
 
 impl Running {
     fn spawn(python: &Path) -> Result<Self, PeerFailure> {
         let failed = |error: io::Error| PeerFailure(format!("`{}` does not start: {error}", python.display()));
-        let folder = tempfile::Builder::new().prefix("einfall-peers-").tempdir().map_err(failed)?;
+        let folder = Folder::new("einfall-peers-").map_err(failed)?;
         let script = folder.path().join("peers.py");
         fs::write(&script, SCRIPT).map_err(failed)?;
         let mut command = Command::new(python);
         command.arg(&script).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().map_err(failed)?;
-        let (Some(requests), Some(stdout), Some(stderr)) =
-            (child.stdin.take(), child.stdout.take(), child.stderr.take())
-        else {
+        let child = interrupt::spawn(&mut command).map_err(failed)?;
+        let pipes = |child: &mut Child| (child.stdin.take(), child.stdout.take(), child.stderr.take());
+        let (Some(requests), Some(stdout), Some(stderr)) = pipes(&mut locked(&child)) else {
             return Err(failed(io::Error::other("its pipes are not open")));
         };
         let (sender, replies) = mpsc::channel();
@@ -434,7 +434,7 @@ impl Running {
     fn crashed(&mut self) -> PeerFailure {
         let deadline = Instant::now() + Duration::from_secs(2);
         let status = loop {
-            match self.child.try_wait() {
+            match locked(&self.child).try_wait() {
                 Ok(Some(status)) => break status.to_string(),
                 Ok(None) if Instant::now() < deadline => thread::sleep(Duration::from_millis(10)),
                 _ => break "no exit status".to_owned(),
@@ -446,7 +446,7 @@ impl Running {
         while !self.listener.is_finished() && Instant::now() < deadline {
             thread::sleep(Duration::from_millis(5));
         }
-        let words = self.last_words.lock().unwrap_or_else(PoisonError::into_inner);
+        let words = locked(&self.last_words);
         let last = words.iter().rev().find(|line| !line.trim().is_empty());
         PeerFailure(last.map_or_else(
             || format!("the process ended ({status})"),
@@ -457,8 +457,9 @@ impl Running {
     fn end(&mut self) {
         self.gone = true;
         // It may have ended by itself: then there is nothing to kill, and waiting returns at once.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        let mut child = locked(&self.child);
+        let _ = child.kill();
+        let _ = child.wait();
     }
 }
 
@@ -470,7 +471,7 @@ impl Drop for Running {
         let _ = writeln!(self.requests, "{{\"cmd\": \"quit\"}}").and_then(|()| self.requests.flush());
         let deadline = Instant::now() + Duration::from_secs(1);
         while Instant::now() < deadline {
-            if !matches!(self.child.try_wait(), Ok(None)) {
+            if !matches!(locked(&self.child).try_wait(), Ok(None)) {
                 self.gone = true;
                 return;
             }
@@ -480,9 +481,13 @@ impl Drop for Running {
     }
 }
 
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 fn keep_last_lines(from: impl Read, kept: &Mutex<VecDeque<String>>) {
     for line in BufReader::new(from).lines().map_while(Result::ok) {
-        let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = locked(kept);
         if kept.len() == KEPT_LINES {
             kept.pop_front();
         }

@@ -1,5 +1,7 @@
 //! The Python process: what every interpreter does, and what one with the packages computes.
 
+use tempfile::TempDir;
+
 use super::*;
 
 const SIZES: Sizes = Sizes { b: 2, h: 3, q: 5, n: 13, k: 7, d: 11 };
@@ -228,6 +230,34 @@ fn a_hang_ends_at_the_timeout() {
     let failure = peers.time("x", 1, Duration::from_secs(1)).unwrap_err().to_string();
     assert!(failure.starts_with("no answer within"), "{failure}");
     assert!(start.elapsed() < Duration::from_secs(10));
+}
+
+/// Where the parent is killed, nobody can tell the process to quit.
+#[test]
+fn the_end_of_its_input_ends_a_busy_process() {
+    let Some(python) = python() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let (script, started) = (folder.path().join("peers.py"), folder.path().join("started"));
+    fs::write(&script, SCRIPT).unwrap();
+    // A package that takes a minute to load.
+    let slow = "import os, time\nopen(os.environ['STARTED'], 'w').close()\ntime.sleep(60)\n";
+    fs::write(folder.path().join("numpy.py"), slow).unwrap();
+    let mut command = Command::new(python);
+    command.arg(&script).env("STARTED", &started).stdin(Stdio::piped()).stdout(Stdio::null());
+    let mut child = command.spawn().unwrap();
+    let mut requests = child.stdin.take().unwrap();
+    writeln!(requests, r#"{{"cmd": "hello", "threads": 1}}"#).unwrap();
+    let until = |seconds: u64, what: &mut dyn FnMut() -> bool| {
+        let deadline = Instant::now() + Duration::from_secs(seconds);
+        while !what() {
+            assert!(Instant::now() < deadline);
+            thread::sleep(Duration::from_millis(10));
+        }
+    };
+    until(30, &mut || started.exists());
+    assert!(child.try_wait().unwrap().is_none());
+    drop(requests);
+    until(20, &mut || child.try_wait().unwrap().is_some());
 }
 
 #[cfg(unix)]

@@ -1,6 +1,7 @@
 //! `einfall run`: arrays in files in, an array in a file (or values on the terminal) out.
 
 use std::io::Write;
+use std::path::Path;
 use std::time::Instant;
 
 use einfall::{DType, Einsum, Equation, Tensor, TensorError, View, half, num_complex};
@@ -22,6 +23,9 @@ pub(super) fn run(args: &RunArgs, out: &mut dyn Write) -> Result<(), Failure> {
     let lengths = Lengths::new(&args.size).map_err(Failure::bad_input)?;
     // Whatever is wrong with the target is said before anything is computed.
     let target = args.output.as_deref().map(Target::new).transpose()?;
+    if let Some(target) = target.as_ref().filter(|_| !args.force) {
+        target.check_inputs(&args.files)?;
+    }
     let arrays: Vec<StoredArray> = args.files.iter().map(|file| files::read(file)).collect::<Result<_, _>>()?;
     let views: Vec<View<'_>> = arrays.iter().map(view).collect::<Result<_, _>>()?;
     let device = host::device(args.threads, None)?;
@@ -30,7 +34,7 @@ pub(super) fn run(args: &RunArgs, out: &mut dyn Write) -> Result<(), Failure> {
     let einsum = args.dtype.into_iter().fold(einsum, Einsum::dtype);
     let einsum = args.memory_limit.into_iter().fold(einsum, Einsum::memory_limit);
     let start = Instant::now();
-    let result = einsum.run(&views)?;
+    let result = einsum.run(&views).map_err(|error| Failure::of_call(&error, &equation))?;
     let seconds = start.elapsed().as_secs_f64();
     if let Some(target) = &target {
         target.write(&result)?;
@@ -69,7 +73,7 @@ fn is_short(shape: &[usize]) -> bool {
 
 /// Where the result goes.
 struct Target<'a> {
-    path: &'a std::path::Path,
+    path: &'a Path,
     name: &'a str,
 }
 
@@ -99,6 +103,26 @@ impl<'a> Target<'a> {
             )));
         }
         Ok(Self { path, name })
+    }
+
+    /// Refuses a target that is one of the inputs, under whatever name.
+    fn check_inputs(&self, inputs: &[String]) -> Result<(), Failure> {
+        // A pipe is never an input, and asking whose it is would wait for somebody to write into it.
+        let is_file = |path: &Path| path.metadata().is_ok_and(|about| about.is_file());
+        let same = |input: &&String| {
+            let (path, _) = files::split_name(input);
+            is_file(self.path) && is_file(path) && same_file::is_same_file(self.path, path).unwrap_or(false)
+        };
+        let Some(input) = inputs.iter().find(same) else { return Ok(()) };
+        let (output, (input, _)) = (self.path.display(), files::split_name(input));
+        let is_it = if self.path == input {
+            format!("`{output}` is an input")
+        } else {
+            format!("`{output}` is the same file as the input `{}`", input.display())
+        };
+        Err(Failure::bad_input(format!(
+            "{is_it} and would be overwritten\nhint: write to another file, or add `--force`"
+        )))
     }
 
     fn write(&self, result: &Tensor) -> Result<(), Failure> {

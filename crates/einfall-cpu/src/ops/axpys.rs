@@ -58,6 +58,7 @@ pub fn estimate(contraction: &Contraction, machine: &Machine) -> Result<Estimate
     if pieces < machine.threads as f64 {
         seconds *= machine.threads as f64 / pieces;
     }
+    seconds += super::PREPARE_SECONDS;
     let bytes = super::distinct_bytes(contraction);
     Ok(Estimate { way, cost: Cost { flops: contraction.flops(), bytes, seconds }, workspace_bytes: 0 })
 }

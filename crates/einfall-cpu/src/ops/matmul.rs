@@ -48,7 +48,8 @@ pub fn estimate(contraction: &Contraction, machine: &Machine) -> Result<Estimate
     let from_memory = super::distinct_bytes(contraction) / machine.read_bytes_per_second;
     let out_bytes = contraction.distinct_elements(&contraction.out) * contraction.out_dtype.bytes() as f64;
     let written = if out_bytes > machine.l2_bytes as f64 { out_bytes / machine.write_bytes_per_second } else { 0.0 };
-    let seconds = super::started(machine, (compute + packing + calls).max(from_memory).max(written));
+    let work = (compute + packing + calls).max(from_memory).max(written);
+    let seconds = super::started(machine, work) + super::PREPARE_SECONDS;
     let cost = Cost { flops: contraction.flops(), bytes: super::distinct_bytes(contraction), seconds };
     Ok(Estimate { way: Way::Gemm, cost, workspace_bytes: workspace(contraction, machine) })
 }

@@ -14,6 +14,7 @@ mod run;
 pub mod sorted;
 mod source;
 pub mod spread;
+pub mod tiny;
 
 use einfall_plan::{Access, Contraction, Estimate, KernelSpec, Machine};
 
@@ -65,6 +66,7 @@ pub struct Kernel {
 
 /// The kernels of this device, most specific first.
 pub const KERNELS: &[Kernel] = &[
+    Kernel { name: "tiny", estimate: tiny::estimate, run: tiny::run },
     Kernel { name: "dots", estimate: dots::estimate, run: dots::run },
     Kernel { name: "axpys", estimate: axpys::estimate, run: axpys::run },
     Kernel { name: "copies", estimate: copies::estimate, run: copies::run },
@@ -111,6 +113,10 @@ fn started(machine: &Machine, seconds: f64) -> f64 {
     let alone = seconds * machine.threads as f64;
     if machine.threads == 1 { seconds } else { alone.min(seconds + machine.fork_seconds + START_SECONDS) }
 }
+
+/// Measured on Zen 5: what the kernels of rows and of matrices take to read a contraction and to lay out their lists,
+/// however little there is to compute.
+const PREPARE_SECONDS: f64 = 0.4e-6;
 
 /// Whether the output is better written past the caches: a good part of it would not be found there anyway.
 fn is_past_caches(run: &Run<'_>, out_bytes: usize) -> bool {

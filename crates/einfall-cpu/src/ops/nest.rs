@@ -47,7 +47,7 @@ pub fn estimate(contraction: &Contraction, machine: &Machine) -> Result<Estimate
     let threads = if scattered && shape.owner.is_none() { 1.0 } else { machine.threads as f64 };
     let bytes = super::distinct_bytes(contraction);
     let seconds = (serial / threads).max(bytes / machine.read_bytes_per_second);
-    let seconds = if threads > 1.0 { super::started(machine, seconds) } else { seconds } + 1e-7;
+    let seconds = if threads > 1.0 { super::started(machine, seconds) } else { seconds } + super::PREPARE_SECONDS;
     let elementwise = contraction.loops_of(Role::Contracted).next().is_none() && !scattered;
     let way = if elementwise { Way::Elementwise } else { Way::Nest };
     Ok(Estimate {

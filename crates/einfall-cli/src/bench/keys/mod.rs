@@ -1,6 +1,6 @@
 //! `einfall bench keys`: each query attends to k keys of its own; how does time grow with k, and on what does it depend?
 //!
-//! In: the command line. Out: tables on the terminal (or the JSON document), `keys.json`, `keys.html` and an SVG an
+//! In: the command line. Out: tables and a summary on the terminal (or the JSON document), `keys.json`, `keys.html` and an SVG an
 //! operation. Each result is compared with plain loops; a wrong one of ours fails the run after everything is written.
 
 mod data;
@@ -18,11 +18,11 @@ use std::time::Duration;
 use einfall::{CpuDevice, Device, Isa, Machine};
 
 use super::record::{self, BenchReport, Settings};
-use super::{table, units};
+use super::{summary, table, units};
 use crate::Surroundings;
 use crate::arguments::KeysArgs;
 use crate::failure::Failure;
-use crate::host;
+use crate::{host, interrupt};
 use options::Options;
 
 /// Runs the experiment, and writes what it found to `out` and to files.
@@ -30,6 +30,7 @@ use options::Options;
 /// # Errors
 /// [`Failure`]: what was asked for makes no sense, files cannot be written, or a result of ours is wrong.
 pub fn run(args: &KeysArgs, surroundings: &Surroundings<'_>, out: &mut dyn Write) -> Result<(), Failure> {
+    interrupt::watch();
     let options = Options::new(args)?;
     check_memory(&options)?;
     let folder = write::Folder::open(&args.out)?;
@@ -39,7 +40,11 @@ pub fn run(args: &KeysArgs, surroundings: &Surroundings<'_>, out: &mut dyn Write
         out.write_all(report.to_json().as_bytes())?;
     } else {
         table::write(out, &report)?;
-        writeln!(out, "\n{}", folder.written(&report))?;
+        writeln!(out)?;
+        for line in summary::lines(&report) {
+            writeln!(out, "{line}")?;
+        }
+        writeln!(out, "{}", folder.written(&report))?;
     }
     out.flush()?;
     check_results(&report)
@@ -69,7 +74,7 @@ fn measured(args: &KeysArgs, options: &Options, surroundings: &Surroundings<'_>)
             table_dtype: options.table_dtype.name().to_owned(),
             sizes: options.sizes,
             peers: std::collections::BTreeMap::new(),
-            command: write::command(surroundings.words.iter().map(|word| word.to_string_lossy().into_owned())),
+            command: write::command(surroundings.words.iter().cloned()),
         },
         ..BenchReport::default()
     };

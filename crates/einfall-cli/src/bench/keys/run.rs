@@ -16,6 +16,7 @@ use crate::bench::units;
 use crate::counting::peak_during;
 use crate::failure::Failure;
 use crate::host;
+use crate::progress::Progress;
 
 /// Turns that each engine takes on a problem.
 const ROUNDS: u32 = 4;
@@ -30,8 +31,8 @@ pub(super) fn measure(
 ) -> Result<(), Failure> {
     let groups = options.groups();
     let problems = groups.iter().map(|group| group.cases.len() as u64).sum();
-    let bar = host::progress(problems, args.json);
-    bar.set_message("making the data");
+    let progress = Progress::new(problems, args.json);
+    progress.message("making the data");
     let threads = device.machine().threads;
     let rows = Rows::new(options)?;
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
@@ -40,15 +41,17 @@ pub(super) fn measure(
         if args.peers { Rivals::start(args.python.as_deref(), interpreter, threads, &rows, report)? } else { None };
     general_notes(options, device, report);
 
+    progress.start_clock();
     for group in &groups {
         let lists = Lists::new(options, group.k)?;
         if let Some(rivals) = &mut rivals {
             rivals.lists(&lists)?;
         }
-        let bench = Bench { options, device, interpreter, pool: &pool, rows: &rows, lists: &lists, group, bar: &bar };
+        let bench =
+            Bench { options, device, interpreter, pool: &pool, rows: &rows, lists: &lists, group, progress: &progress };
         bench.run(rivals.as_mut(), report)?;
     }
-    bar.finish_and_clear();
+    progress.finish();
     report.rows.sort_by_key(|row| (row.op, row.case, row.k));
     Ok(())
 }
@@ -87,7 +90,7 @@ struct Bench<'a> {
     rows: &'a Rows,
     lists: &'a Lists,
     group: &'a Group,
-    bar: &'a indicatif::ProgressBar,
+    progress: &'a Progress,
 }
 
 /// What our engine did on one case.
@@ -106,13 +109,13 @@ impl Bench<'_> {
         let copies = rivals.as_ref().is_some_and(|rivals| rivals.copies());
         let fitting: Vec<Case> =
             cases.iter().copied().filter(|&case| self.takes_part(case, copies, &mut report.notes)).collect();
-        self.bar.inc((cases.len() - fitting.len()) as u64);
+        self.progress.advance((cases.len() - fitting.len()) as u64);
         let looked = fitting.iter().map(|&case| Looked::new(*op, case, self.rows, self.lists));
         let looked = looked.collect::<Result<Vec<_>, Error>>()?;
         let equations: Vec<Equations> = looked.iter().map(Equations::new).collect();
         let mut ours = Vec::new();
         for ((&case, looked), equations) in fitting.iter().zip(&looked).zip(&equations) {
-            self.bar.set_message(format!("{op} {case} k={k}: comparing"));
+            self.progress.message(&format!("{op} {case} k={k}: comparing"));
             ours.push(self.check(case, looked, equations)?);
             self.go_on()?;
         }
@@ -121,7 +124,7 @@ impl Bench<'_> {
         let (repeats, budget) = if rivals.is_some() { (repeats.div_ceil(2), budget / 2) } else { (repeats, budget) };
         for _ in 0..ROUNDS {
             for one in &mut ours {
-                self.bar.set_message(format!("{op} {} k={k}", one.case));
+                self.progress.message(&format!("{op} {} k={k}", one.case));
                 one.seconds.extend(one.call.time(repeats, budget)?);
                 self.go_on()?;
             }
@@ -133,7 +136,7 @@ impl Bench<'_> {
             }
             report.rows.push(self.our_row(&one));
             report.rows.extend(peers);
-            self.bar.inc(1);
+            self.progress.advance(1);
         }
         Ok(())
     }
@@ -196,7 +199,7 @@ impl Bench<'_> {
     ) -> Result<Vec<BenchRow>, Failure> {
         let Group { op, k, .. } = self.group;
         let case = ours.case;
-        self.bar.set_message(format!("{op} {case} k={k}: peers read the data"));
+        self.progress.message(&format!("{op} {case} k={k}: peers read the data"));
         let names = rivals.offer(*op, case, self.lists, ours.looked, self.options.table_dtype.name(), notes);
         let oracle = self.oracle(case, self.options.dtype);
         let mut rows: Vec<BenchRow> = Vec::new();
@@ -209,7 +212,7 @@ impl Bench<'_> {
                     continue;
                 }
                 self.go_on()?;
-                self.bar.set_message(format!("{op} {case} k={k}: {name}"));
+                self.progress.message(&format!("{op} {case} k={k}: {name}"));
                 let times = match rivals.time(name, self.share_of_repeats(), self.options.budget / ROUNDS) {
                     Ok(times) => times,
                     Err(why) => {

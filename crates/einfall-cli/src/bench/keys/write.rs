@@ -1,5 +1,6 @@
 //! The files of a run, each of which appears whole or not at all.
 
+use std::ffi::OsString;
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -60,11 +61,14 @@ pub(super) fn unix_time() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
-/// A command line for a shell, the program by its name alone.
-pub(super) fn command(words: impl Iterator<Item = String>) -> String {
+/// A command line for a shell, the program by its name alone. Names of files that are no Unicode are not kept whole.
+pub(super) fn command(words: impl Iterator<Item = OsString>) -> String {
     let plain =
         |word: &str| !word.is_empty() && word.chars().all(|c| c.is_ascii_alphanumeric() || "-_=,./:+".contains(c));
-    let quoted = |word: String| if plain(&word) { word } else { format!("'{}'", word.replace('\'', r"'\''")) };
+    let quoted = |word: OsString| {
+        let word = word.to_string_lossy().into_owned();
+        if plain(&word) { word } else { format!("'{}'", word.replace('\'', r"'\''")) }
+    };
     std::iter::once("einfall".to_owned()).chain(words.skip(1).map(quoted)).collect::<Vec<_>>().join(" ")
 }
 
@@ -74,7 +78,7 @@ mod tests {
 
     #[test]
     fn commands_can_be_pasted() {
-        let words = ["/usr/bin/einfall", "bench", "keys", "--out", "my results", "-s", "b=8"].map(str::to_owned);
+        let words = ["/usr/bin/einfall", "bench", "keys", "--out", "my results", "-s", "b=8"].map(OsString::from);
         assert_eq!(command(words.into_iter()), "einfall bench keys --out 'my results' -s b=8");
     }
 }

@@ -15,11 +15,12 @@ const COLUMNS: usize = 100;
 pub(super) struct Why {
     /// Multiply-adds of the equation as written, times two.
     pub(super) flops: f64,
-    /// Distinct bytes of operands, tables and result.
+    /// Distinct bytes of operands, tables and result, as far as they are asked for.
     pub(super) distinct_bytes: f64,
-    /// Least time to move them, from the level of memory that they fit in.
+    /// Time to move them once, from the level of memory that all of them together fit in. No bound: a way that keeps a
+    /// part of them in a faster cache may take less.
     pub(super) memory_seconds: f64,
-    /// Least time to do the arithmetic.
+    /// Time to do the arithmetic at its peak.
     pub(super) compute_seconds: f64,
     /// What is known of each operand.
     pub(super) operands: Vec<OperandWhy>,
@@ -76,7 +77,9 @@ pub(super) fn explain(plan: &Plan) -> Why {
         .sum();
     let output = &problem.output;
     let result: f64 = output.layout.shape.iter().map(|&len| len as f64).product::<f64>() * output.dtype.bytes() as f64;
-    let distinct_bytes = operands.iter().map(|operand| operand.distinct_bytes).sum::<f64>() + tables + result;
+    // Of a long axis a short table asks for a part only.
+    let asked = operands.iter().map(|operand| operand.distinct_bytes.min(operand.whole_bytes)).sum::<f64>();
+    let distinct_bytes = asked + tables + result;
     // With several steps their order decides how much there is to compute.
     let flops = if plan.steps.len() > 1 { plan.cost().flops } else { problem.flops() };
     let ways = plan.steps.iter().chain(&plan.epilogue).map(|step| {
@@ -172,7 +175,8 @@ impl Why {
         let (memory, compute) = (units::seconds(self.memory_seconds), units::seconds(self.compute_seconds));
         let decides = if self.memory_seconds > self.compute_seconds { "memory" } else { "arithmetic" };
         format!(
-            "{flops} on {bytes} of distinct data: at best {compute} of arithmetic and {memory} of memory, so {decides} decides."
+            "{flops} on {bytes} of distinct data: {compute} of arithmetic at its peak and {memory} to move the data once, so \
+             {decides} decides."
         )
     }
 

@@ -108,6 +108,7 @@ macro_rules! chunks_of_f32 {
         type Chunk = __m512;
 
         const STEP: usize = 16;
+        const HALVES: bool = true;
         const DOT_CHUNKS: usize = 8;
         const AXPY_CHUNKS: usize = 8;
         const SIDE_BY_SIDE: usize = 14;
@@ -174,6 +175,11 @@ impl Lanes for F32 {
     }
 
     #[inline(always)]
+    unsafe fn load_half(p: *const f32, n: usize) -> __m512 {
+        _mm512_zextps256_ps512(_mm256_maskz_loadu_ps(head8(n), p))
+    }
+
+    #[inline(always)]
     unsafe fn splat(w: *const f32) -> __m512 {
         Self::splat_acc(w)
     }
@@ -196,6 +202,11 @@ impl Lanes for F16 {
     #[inline(always)]
     unsafe fn load_head(p: *const f16, n: usize) -> __m512 {
         _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(head16(n), p.cast()))
+    }
+
+    #[inline(always)]
+    unsafe fn load_half(p: *const f16, n: usize) -> __m512 {
+        _mm512_cvtph_ps(_mm256_zextsi128_si256(_mm_maskz_loadu_epi16(head8(n), p.cast())))
     }
 
     #[inline(always)]
@@ -234,6 +245,7 @@ impl Lanes for BF16 {
     type Chunk = [__m512; 2];
 
     const STEP: usize = 32;
+    const HALVES: bool = true;
     const DOT_CHUNKS: usize = 4;
     const AXPY_CHUNKS: usize = 4;
     const SIDE_BY_SIDE: usize = 8;
@@ -248,6 +260,11 @@ impl Lanes for BF16 {
     #[inline(always)]
     unsafe fn load_head(p: *const bf16, n: usize) -> [__m512; 2] {
         widen_pairs(_mm512_maskz_loadu_epi16(head32(n), p.cast()))
+    }
+
+    #[inline(always)]
+    unsafe fn load_half(p: *const bf16, n: usize) -> [__m512; 2] {
+        widen_pairs(_mm512_zextsi256_si512(_mm256_maskz_loadu_epi16(head16(n), p.cast())))
     }
 
     #[inline(always)]
@@ -330,6 +347,7 @@ impl Lanes for F64 {
     type Weight = __m512d;
 
     const STEP: usize = 8;
+    const HALVES: bool = true;
     const BLOCK: usize = 8;
     const TAIL: usize = 4;
     const DOT_CHUNKS: usize = 8;
@@ -344,6 +362,11 @@ impl Lanes for F64 {
     #[inline(always)]
     unsafe fn load_head(p: *const f64, n: usize) -> __m512d {
         _mm512_maskz_loadu_pd(head8(n), p)
+    }
+
+    #[inline(always)]
+    unsafe fn load_half(p: *const f64, n: usize) -> __m512d {
+        _mm512_zextpd256_pd512(_mm256_maskz_loadu_pd(head8(n), p))
     }
 
     #[inline(always)]

@@ -5,36 +5,31 @@
 //! however the list is split, and whichever of these loops computes it.
 #![allow(unsafe_op_in_unsafe_fn)] // the invariants are those of `Lanes` and of the public functions of `rows`
 
-use super::lanes::{Acc, Lanes, Rows};
+use super::lanes::{Acc, Lanes, Rows, WHOLE, load_last};
 use super::{DotList, MultiDots, PairedDots, RowElement};
 
-/// Rows of looked-up dots with `x` in registers: `C` chunks, the last of them `head` elements long if `HEAD`.
-struct Listed<'a, L: Lanes, const C: usize, const HEAD: bool> {
+/// Rows of looked-up dots with `x` in registers: `C` chunks, the last of them `head` elements long, which is as much of
+/// a chunk as `LAST` says.
+struct Listed<'a, L: Lanes, const C: usize, const LAST: u8> {
     x: &'a [L::Chunk; C],
     rows: *const L::Element,
     offsets: *const isize,
     head: usize,
 }
 
-impl<L: Lanes, const C: usize, const HEAD: bool> Rows<L::Sums> for Listed<'_, L, C, HEAD> {
+impl<L: Lanes, const C: usize, const LAST: u8> Rows<L::Sums> for Listed<'_, L, C, LAST> {
     #[inline(always)]
     unsafe fn row(&self, i: usize) -> L::Sums {
         let row = self.rows.offset(*self.offsets.add(i));
         let chunk = |c: usize| row.add(c * L::STEP);
         if C == 1 {
-            return match HEAD {
-                true => L::mul(self.x[0], L::load_head(row, self.head)),
-                false => L::mul(self.x[0], L::load(row)),
-            };
+            return L::mul(self.x[0], load_last::<L, LAST>(row, self.head));
         }
         let mut sums = L::mul(self.x[0], L::load(row));
-        let whole = if HEAD { C - 1 } else { C };
-        for c in 1..whole {
+        for c in 1..C - 1 {
             sums = L::mul_add(sums, self.x[c], L::load(chunk(c)));
         }
-        if HEAD {
-            sums = L::mul_add(sums, self.x[C - 1], L::load_head(chunk(C - 1), self.head));
-        }
+        sums = L::mul_add(sums, self.x[C - 1], load_last::<L, LAST>(chunk(C - 1), self.head));
         sums
     }
 }
@@ -78,21 +73,21 @@ fn fetch_ahead<T>(run: *const T, bytes: usize) {
 
 /// Dots whose `x` fits in `C` chunks. With `once` the rows of a list follow each other without gaps.
 #[inline(always)]
-pub(super) unsafe fn listed<L: Lanes, const C: usize, const HEAD: bool>(
+pub(super) unsafe fn listed<L: Lanes, const C: usize, const LAST: u8>(
     d: usize,
     lists: &[DotList<L::Element>],
     once: bool,
 ) {
     let row_bytes = d * size_of::<L::Element>();
-    let head = if HEAD { d - (C - 1) * L::STEP } else { 0 };
+    let head = d - (C - 1) * L::STEP;
     for list in lists {
         let rows = list.rows;
         let mut x = [L::zero(); C];
         for (c, chunk) in x.iter_mut().enumerate() {
             let p = list.x.add(c * L::STEP);
-            *chunk = if HEAD && c + 1 == C { L::load_head(p, head) } else { L::load(p) };
+            *chunk = if LAST != WHOLE && c + 1 == C { L::load_head(p, head) } else { L::load(p) };
         }
-        let at = |i: usize| Listed::<L, C, HEAD> { x: &x, rows, offsets: list.offsets.add(i), head };
+        let at = |i: usize| Listed::<L, C, LAST> { x: &x, rows, offsets: list.offsets.add(i), head };
         let mut i = 0;
         while i + L::BLOCK <= list.count {
             if once {

@@ -10,7 +10,7 @@ macro_rules! entries {
         mod entry_functions {
             #![allow(unsafe_op_in_unsafe_fn)] // the invariants are those of the public functions of `rows`
 
-            use $crate::kernels::rows::lanes::Lanes;
+            use $crate::kernels::rows::lanes::{HALF, Lanes, PART, WHOLE, part};
             use $crate::kernels::rows::{
                 AxpyList, Axpys, DotList, Dots, MultiAxpys, MultiDots, PairedDots, RowWeight, axpys, dots,
             };
@@ -26,40 +26,42 @@ macro_rules! entries {
                     }
                 } else if d > L::DOT_CHUNKS * L::STEP {
                     long_dots::<L>(d, lists);
-                } else if d % L::STEP == 0 {
-                    choose_dots::<L, false>(d, lists, once);
                 } else {
-                    choose_dots::<L, true>(d, lists, once);
+                    match part::<L>(d) {
+                        WHOLE => choose_dots::<L, WHOLE>(d, lists, once),
+                        HALF if L::HALVES => choose_dots::<L, HALF>(d, lists, once),
+                        _ => choose_dots::<L, PART>(d, lists, once),
+                    }
                 }
             }
 
-            unsafe fn choose_dots<L: Lanes, const HEAD: bool>(
+            unsafe fn choose_dots<L: Lanes, const LAST: u8>(
                 d: usize,
                 lists: &[DotList<L::Element>],
                 once: bool,
             ) {
                 match d.div_ceil(L::STEP) {
-                    1 => dots_of_chunks::<L, 1, HEAD>(d, lists, once),
-                    2 => dots_of_chunks::<L, 2, HEAD>(d, lists, once),
-                    3 => dots_of_chunks::<L, 3, HEAD>(d, lists, once),
-                    4 => dots_of_chunks::<L, 4, HEAD>(d, lists, once),
+                    1 => dots_of_chunks::<L, 1, LAST>(d, lists, once),
+                    2 => dots_of_chunks::<L, 2, LAST>(d, lists, once),
+                    3 => dots_of_chunks::<L, 3, LAST>(d, lists, once),
+                    4 => dots_of_chunks::<L, 4, LAST>(d, lists, once),
                     c if L::DOT_CHUNKS > 4 => match c {
-                        5 => dots_of_chunks::<L, 5, HEAD>(d, lists, once),
-                        6 => dots_of_chunks::<L, 6, HEAD>(d, lists, once),
-                        7 => dots_of_chunks::<L, 7, HEAD>(d, lists, once),
-                        _ => dots_of_chunks::<L, 8, HEAD>(d, lists, once),
+                        5 => dots_of_chunks::<L, 5, LAST>(d, lists, once),
+                        6 => dots_of_chunks::<L, 6, LAST>(d, lists, once),
+                        7 => dots_of_chunks::<L, 7, LAST>(d, lists, once),
+                        _ => dots_of_chunks::<L, 8, LAST>(d, lists, once),
                     },
                     c => unreachable!("{c} chunks do not fit in registers"),
                 }
             }
 
             $(#[$attribute])*
-            unsafe fn dots_of_chunks<L: Lanes, const C: usize, const HEAD: bool>(
+            unsafe fn dots_of_chunks<L: Lanes, const C: usize, const LAST: u8>(
                 d: usize,
                 lists: &[DotList<L::Element>],
                 once: bool,
             ) {
-                dots::listed::<L, C, HEAD>(d, lists, once);
+                dots::listed::<L, C, LAST>(d, lists, once);
             }
 
             $(#[$attribute])*
@@ -92,16 +94,17 @@ macro_rules! entries {
                 let mut column = 0;
                 while column < d {
                     let c = L::AXPY_CHUNKS.min((d - column).div_ceil(L::STEP));
-                    if column + c * L::STEP <= d {
-                        choose_axpys::<L, W, false>(c, column, d, lists, accumulate);
-                    } else {
-                        choose_axpys::<L, W, true>(c, column, d, lists, accumulate);
+                    let last = if column + c * L::STEP <= d { WHOLE } else { part::<L>(d) };
+                    match last {
+                        WHOLE => choose_axpys::<L, W, WHOLE>(c, column, d, lists, accumulate),
+                        HALF if L::HALVES => choose_axpys::<L, W, HALF>(c, column, d, lists, accumulate),
+                        _ => choose_axpys::<L, W, PART>(c, column, d, lists, accumulate),
                     }
                     column += c * L::STEP;
                 }
             }
 
-            unsafe fn choose_axpys<L: Lanes, W: RowWeight<L::Element>, const HEAD: bool>(
+            unsafe fn choose_axpys<L: Lanes, W: RowWeight<L::Element>, const LAST: u8>(
                 c: usize,
                 column: usize,
                 d: usize,
@@ -109,16 +112,16 @@ macro_rules! entries {
                 accumulate: bool,
             ) {
                 match c {
-                    1 => axpys_of_chunks::<L, W, 1, HEAD>(column, d, lists, accumulate),
-                    2 => axpys_of_chunks::<L, W, 2, HEAD>(column, d, lists, accumulate),
+                    1 => axpys_of_chunks::<L, W, 1, LAST>(column, d, lists, accumulate),
+                    2 => axpys_of_chunks::<L, W, 2, LAST>(column, d, lists, accumulate),
                     c if L::AXPY_CHUNKS > 2 => match c {
-                        3 => axpys_of_chunks::<L, W, 3, HEAD>(column, d, lists, accumulate),
-                        4 => axpys_of_chunks::<L, W, 4, HEAD>(column, d, lists, accumulate),
+                        3 => axpys_of_chunks::<L, W, 3, LAST>(column, d, lists, accumulate),
+                        4 => axpys_of_chunks::<L, W, 4, LAST>(column, d, lists, accumulate),
                         c if L::AXPY_CHUNKS > 4 => match c {
-                            5 => axpys_of_chunks::<L, W, 5, HEAD>(column, d, lists, accumulate),
-                            6 => axpys_of_chunks::<L, W, 6, HEAD>(column, d, lists, accumulate),
-                            7 => axpys_of_chunks::<L, W, 7, HEAD>(column, d, lists, accumulate),
-                            _ => axpys_of_chunks::<L, W, 8, HEAD>(column, d, lists, accumulate),
+                            5 => axpys_of_chunks::<L, W, 5, LAST>(column, d, lists, accumulate),
+                            6 => axpys_of_chunks::<L, W, 6, LAST>(column, d, lists, accumulate),
+                            7 => axpys_of_chunks::<L, W, 7, LAST>(column, d, lists, accumulate),
+                            _ => axpys_of_chunks::<L, W, 8, LAST>(column, d, lists, accumulate),
                         },
                         c => unreachable!("{c} chunks do not fit in registers"),
                     },
@@ -127,18 +130,18 @@ macro_rules! entries {
             }
 
             $(#[$attribute])*
-            unsafe fn axpys_of_chunks<L: Lanes, W: RowWeight<L::Element>, const C: usize, const HEAD: bool>(
+            unsafe fn axpys_of_chunks<L: Lanes, W: RowWeight<L::Element>, const C: usize, const LAST: u8>(
                 column: usize,
                 d: usize,
                 lists: &[AxpyList<L::Element, W>],
                 accumulate: bool,
             ) {
                 if 4 * C <= L::SIDE_BY_SIDE {
-                    axpys::columns::<L, W, 4, C, HEAD>(column, d, lists, accumulate);
+                    axpys::columns::<L, W, 4, C, LAST>(column, d, lists, accumulate);
                 } else if 2 * C <= L::SIDE_BY_SIDE {
-                    axpys::columns::<L, W, 2, C, HEAD>(column, d, lists, accumulate);
+                    axpys::columns::<L, W, 2, C, LAST>(column, d, lists, accumulate);
                 } else {
-                    axpys::columns::<L, W, 1, C, HEAD>(column, d, lists, accumulate);
+                    axpys::columns::<L, W, 1, C, LAST>(column, d, lists, accumulate);
                 }
             }
 
@@ -151,14 +154,14 @@ macro_rules! entries {
                 while column < call.d {
                     let c = (L::AXPY_CHUNKS / 2).min((call.d - column).div_ceil(L::STEP));
                     match (c, column + c * L::STEP > call.d) {
-                        (1, false) => axpys::multi::<L, W, 1, false>(call, column),
-                        (1, true) => axpys::multi::<L, W, 1, true>(call, column),
-                        (2, false) => axpys::multi::<L, W, 2, false>(call, column),
-                        (2, true) => axpys::multi::<L, W, 2, true>(call, column),
-                        (3, false) => axpys::multi::<L, W, 3, false>(call, column),
-                        (3, true) => axpys::multi::<L, W, 3, true>(call, column),
-                        (_, false) => axpys::multi::<L, W, 4, false>(call, column),
-                        (_, true) => axpys::multi::<L, W, 4, true>(call, column),
+                        (1, false) => axpys::multi::<L, W, 1, WHOLE>(call, column),
+                        (1, true) => axpys::multi::<L, W, 1, PART>(call, column),
+                        (2, false) => axpys::multi::<L, W, 2, WHOLE>(call, column),
+                        (2, true) => axpys::multi::<L, W, 2, PART>(call, column),
+                        (3, false) => axpys::multi::<L, W, 3, WHOLE>(call, column),
+                        (3, true) => axpys::multi::<L, W, 3, PART>(call, column),
+                        (_, false) => axpys::multi::<L, W, 4, WHOLE>(call, column),
+                        (_, true) => axpys::multi::<L, W, 4, PART>(call, column),
                     }
                     column += c * L::STEP;
                 }

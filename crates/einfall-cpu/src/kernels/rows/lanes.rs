@@ -36,6 +36,8 @@ pub(super) trait Lanes: Sized {
     const BLOCK: usize;
     /// Rows whose sums [`Lanes::tail`] reduces together.
     const TAIL: usize;
+    /// Whether [`Lanes::load_half`] is better than [`Lanes::load_head`].
+    const HALVES: bool = false;
     /// Chunks of the vector `x` that a dot may keep in registers.
     const DOT_CHUNKS: usize;
     /// Chunks of accumulators that an axpy may keep in registers.
@@ -46,6 +48,14 @@ pub(super) trait Lanes: Sized {
     unsafe fn load(p: *const Self::Element) -> Self::Chunk;
     /// The first `n` elements, the rest 0.
     unsafe fn load_head(p: *const Self::Element, n: usize) -> Self::Chunk;
+    /// The same for at most half of [`Lanes::STEP`] elements. A narrower load crosses fewer cache lines, which costs
+    /// even where its mask leaves nothing to read there: dots with unaligned rows of 20 `f32` take 3.5 cycles instead
+    /// of 4.8 on Zen 5.
+    #[inline(always)]
+    unsafe fn load_half(p: *const Self::Element, n: usize) -> Self::Chunk {
+        // SAFETY: by the caller.
+        unsafe { Self::load_head(p, n) }
+    }
 
     unsafe fn mul(a: Self::Chunk, b: Self::Chunk) -> Self::Sums;
     unsafe fn mul_add(sums: Self::Sums, a: Self::Chunk, b: Self::Chunk) -> Self::Sums;
@@ -65,6 +75,38 @@ pub(super) trait Lanes: Sized {
     unsafe fn splat(w: *const Self::Element) -> Self::Weight;
     unsafe fn splat_acc(w: *const Acc<Self>) -> Self::Weight;
     unsafe fn axpy(acc: Self::Chunk, w: Self::Weight, row: Self::Chunk) -> Self::Chunk;
+}
+
+/// How much of its last chunk a row has: all of it.
+pub(super) const WHOLE: u8 = 0;
+/// At most half of it, for lanes with [`Lanes::HALVES`].
+pub(super) const HALF: u8 = 1;
+/// Some of it.
+pub(super) const PART: u8 = 2;
+
+/// How much `n` elements are of a chunk.
+pub(super) const fn part<L: Lanes>(n: usize) -> u8 {
+    match n % L::STEP {
+        0 => WHOLE,
+        n if L::HALVES && 2 * n <= L::STEP => HALF,
+        _ => PART,
+    }
+}
+
+/// The last chunk of a row, of which there are `n` elements.
+///
+/// # Safety
+/// As for [`Lanes`]; `LAST` says how much `n` is.
+#[inline(always)]
+pub(super) unsafe fn load_last<L: Lanes, const LAST: u8>(p: *const L::Element, n: usize) -> L::Chunk {
+    // SAFETY: by the caller.
+    unsafe {
+        match LAST {
+            WHOLE => L::load(p),
+            HALF => L::load_half(p, n),
+            _ => L::load_head(p, n),
+        }
+    }
 }
 
 /// The accumulator of a set of lanes.

@@ -92,3 +92,15 @@ fn a_matrix_product_is_arithmetic() {
     assert!(text.replace('\n', " ").contains("so arithmetic decides"), "{text}");
     assert!(!text.contains("Operand"), "{text}");
 }
+
+#[test]
+fn rows_that_no_table_can_ask_for_are_not_counted() {
+    // 3 of 1000 rows of 7 f64: 168 bytes of rows, 24 of the table, 24 of the result.
+    let arguments = vec![array(DType::F64, &[1000, 7]), array(DType::I64, &[3])];
+    let text = text("[e]d->e", &[], arguments).replace('\n', " ");
+    assert!(
+        text.starts_with("42.0 FLOP on 216 B of distinct data: ") && text.contains("to move the data once"),
+        "{text}"
+    );
+    assert!(!text.contains("at best"), "{text}");
+}
