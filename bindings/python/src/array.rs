@@ -10,6 +10,10 @@ use numpy::npyffi::{
 };
 use pyo3::ffi;
 use pyo3::prelude::*;
+use pyo3::types::PyTuple;
+
+use crate::kind::is_plain_numpy;
+use crate::run::Views;
 
 /// Why an array cannot be read where it lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -146,11 +150,29 @@ pub(crate) unsafe fn is_writeable(array: &Bound<'_, PyAny>) -> bool {
     unsafe { (*array.as_ptr().cast::<PyArrayObject>()).fields.flags & NPY_ARRAY_WRITEABLE != 0 }
 }
 
+/// Adds views of arrays of NumPy's own class that can be read where they lie, from an argument on; false where one is
+/// something else, or where there are none.
+pub(crate) fn views(arguments: &Bound<'_, PyTuple>, from: usize, views: &mut Views) -> bool {
+    for operand in arguments.iter_borrowed().skip(from) {
+        if !is_plain_numpy(&operand) {
+            return false;
+        }
+        // SAFETY: an array, which the tuple of the call holds.
+        match unsafe { view(&operand) } {
+            Ok(view) => views.push(view),
+            Err(_) => return false,
+        }
+    }
+    !views.is_empty()
+}
+
 /// A new array without contents, and the address of its first element. The layout must have no gaps.
 pub(crate) fn empty<'py>(py: Python<'py>, dtype: DType, layout: &Layout) -> PyResult<(Bound<'py, PyAny>, *mut u8)> {
-    let mut lens: smallvec::SmallVec<[npy_intp; 8]> = layout.shape.iter().map(|&len| len as npy_intp).collect();
-    let bytes = dtype.bytes() as isize;
-    let mut steps: smallvec::SmallVec<[npy_intp; 8]> = layout.strides.iter().map(|&stride| stride * bytes).collect();
+    // Row-major needs no strides; others are those of memory that NumPy makes for them, which it allows.
+    let mut steps: smallvec::SmallVec<[npy_intp; 8]> = smallvec::SmallVec::new();
+    if !layout.is_contiguous() {
+        steps.extend(layout.strides.iter().map(|&stride| stride * dtype.bytes() as isize));
+    }
     // SAFETY: NumPy is imported, since an operand is an array; the description is a new reference, which is stolen.
     unsafe {
         let descr = match dtype {
@@ -165,15 +187,14 @@ pub(crate) fn empty<'py>(py: Python<'py>, dtype: DType, layout: &Layout) -> PyRe
             _ => PY_ARRAY_API.PyArray_DescrFromType(py, number(dtype)),
         };
         let class = get_type_object(py, NpyTypes::PyArray_Type);
-        // Row-major needs no strides; others are those of memory that NumPy makes for them, which it allows.
-        let row_major = layout.is_contiguous();
         let array = PY_ARRAY_API.PyArray_NewFromDescr(
             py,
             class,
             descr,
-            lens.len() as c_int,
-            lens.as_mut_ptr(),
-            if row_major { ptr::null_mut() } else { steps.as_mut_ptr() },
+            layout.shape.len() as c_int,
+            // Lengths are at most `isize::MAX`, and NumPy only reads them.
+            layout.shape.as_ptr().cast_mut().cast::<npy_intp>(),
+            if steps.is_empty() { ptr::null_mut() } else { steps.as_mut_ptr() },
             ptr::null_mut(),
             0,
             ptr::null_mut(),

@@ -9,9 +9,12 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use einfall::{Argument, DType, Error, Plan, View};
 use lru::LruCache;
+use pyo3::prelude::*;
+use pyo3::types::PyString;
 use rustc_hash::FxBuildHasher;
 
 use crate::device::device;
+use crate::error::to_python;
 use crate::options::{Options, Words, push_argument, push_text};
 
 /// Plans that are kept at most.
@@ -47,6 +50,15 @@ impl Prepared {
             _ => false,
         };
         Prepared { plan, long, rearranges }
+    }
+
+    /// Whether it was made for such arguments.
+    pub(crate) fn fits(&self, views: &[View<'_>]) -> bool {
+        let arguments = &self.plan.problem.arguments;
+        let same = |(argument, view): (&Argument, &View<'_>)| {
+            argument.dtype == view.dtype() && argument.layout == *view.layout()
+        };
+        arguments.len() == views.len() && arguments.iter().zip(views).all(same)
     }
 
     /// Type and shape of the result.
@@ -89,6 +101,37 @@ pub(crate) fn prepare(equation: &str, views: &[View<'_>], options: &Options) -> 
     Ok(prepared)
 }
 
+/// A call without keywords: the very text of its equation, and its plan.
+type Recent = Option<(Py<PyString>, Arc<Prepared>)>;
+
+/// Calls that came last, by where their equations lie: mostly constants of a program. They are found without a key.
+static RECENT: [Mutex<Recent>; 16] = [const { Mutex::new(None) }; 16];
+
+/// The place of an equation, unless another thread looks at it.
+fn recent(equation: &Bound<'_, PyString>) -> Option<MutexGuard<'static, Recent>> {
+    // Objects are multiples of 16 bytes apart; texts of some length several.
+    let at = equation.as_ptr() as usize;
+    RECENT[(at >> 4 ^ at >> 8) % RECENT.len()].try_lock().ok()
+}
+
+/// As [`prepare`] without options: at once where the same text came last with such arguments.
+pub(crate) fn prepare_plain(equation: &Bound<'_, PyString>, views: &[View<'_>]) -> PyResult<Arc<Prepared>> {
+    if let Some(guard) = recent(equation)
+        && let Some((text, prepared)) = &*guard
+        && text.as_ptr() == equation.as_ptr()
+        && prepared.fits(views)
+    {
+        HITS.fetch_add(1, Ordering::Relaxed);
+        return Ok(Arc::clone(prepared));
+    }
+    let prepared = prepare(equation.to_str()?, views, &Options::default());
+    let prepared = prepared.map_err(|error| to_python(equation.py(), error))?;
+    let entry = Some((equation.clone().unbind(), Arc::clone(&prepared)));
+    // What was there is dropped when no lock is held.
+    let _before = recent(equation).map(|mut guard| std::mem::replace(&mut *guard, entry));
+    Ok(prepared)
+}
+
 /// A plan, made anew.
 pub(crate) fn plan(equation: &str, arguments: Vec<Argument>, options: &Options) -> Result<Plan, Error> {
     let einsum = options.einsum(equation).device(device()?);
@@ -103,6 +146,9 @@ pub(crate) fn statistics() -> (u64, u64, usize) {
 /// Forgets every plan and the statistics.
 pub(crate) fn clear() {
     plans().clear();
+    for place in &RECENT {
+        let _before = place.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
     HITS.store(0, Ordering::Relaxed);
     MISSES.store(0, Ordering::Relaxed);
 }

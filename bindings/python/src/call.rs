@@ -1,7 +1,5 @@
 //! `einsum`: which library the operands belong to decides how they are read and who makes the result.
 
-use std::sync::Arc;
-
 use einfall::{Argument, BindError, Bounds, DType, Error, Layout, Order, View, ViewMut};
 use pyo3::exceptions::{PyNotImplementedError, PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::intern;
@@ -10,7 +8,7 @@ use pyo3::types::{PyDict, PyString, PyTuple};
 use smallvec::SmallVec;
 
 use crate::array::{self, Unusable};
-use crate::cache::{Prepared, prepare};
+use crate::cache::{Prepared, prepare, prepare_plain};
 use crate::error::to_python;
 use crate::kind::{Kind, common_kind, imported};
 use crate::options::{self, Options};
@@ -215,8 +213,27 @@ fn on_numpy<'py>(
     run_numpy(py, &prepared, &views)
 }
 
+/// A text and arrays of NumPy's own class, nothing else: what most calls are. `None` for all others.
+pub(crate) fn plain_numpy<'py>(arguments: &Bound<'py, PyTuple>) -> Option<PyResult<Bound<'py, PyAny>>> {
+    let equation = arguments.get_borrowed_item(0).ok()?;
+    let equation = equation.cast::<PyString>().ok()?;
+    let mut views = Views::new();
+    // NumPy's order of axes is another question.
+    if !array::views(arguments, 1, &mut views) || all_column_major(&views) {
+        return None;
+    }
+    let run = || {
+        let prepared = prepare_plain(&equation, &views)?;
+        if prepared.rearranges {
+            return rearranged(&prepared, &arguments.get_item(1)?);
+        }
+        run_numpy(arguments.py(), &prepared, &views)
+    };
+    Some(run())
+}
+
 /// Runs a plan into a new array of NumPy.
-pub(crate) fn run_numpy<'py>(py: Python<'py>, prepared: &Arc<Prepared>, views: &Views) -> PyResult<Bound<'py, PyAny>> {
+pub(crate) fn run_numpy<'py>(py: Python<'py>, prepared: &Prepared, views: &Views) -> PyResult<Bound<'py, PyAny>> {
     let output = &prepared.plan.problem.output;
     let (array, data) = array::empty(py, output.dtype, &output.layout)?;
     // SAFETY: NumPy has just made the array in the layout of the plan, and nobody else has seen it.

@@ -45,13 +45,20 @@ pub(crate) fn imported<'py>(py: Python<'py>, name: &str) -> PyResult<Option<Boun
     Ok(module.and_then(|module| module.cast_into::<PyModule>().ok()))
 }
 
-/// The kind of one operand.
-pub(crate) fn kind(operand: &Bound<'_, PyAny>) -> PyResult<Kind> {
+/// Whether it is an array of NumPy's own class, which is asked of every operand first.
+pub(crate) fn is_plain_numpy(operand: &Bound<'_, PyAny>) -> bool {
     // SAFETY: a bound object has a type.
     let class = unsafe { ffi::Py_TYPE(operand.as_ptr()) };
-    if ptr::eq(class, NUMPY.load(Ordering::Relaxed)) {
+    ptr::eq(class, NUMPY.load(Ordering::Relaxed))
+}
+
+/// The kind of one operand.
+pub(crate) fn kind(operand: &Bound<'_, PyAny>) -> PyResult<Kind> {
+    if is_plain_numpy(operand) {
         return Ok(Kind::NumPy);
     }
+    // SAFETY: a bound object has a type.
+    let class = unsafe { ffi::Py_TYPE(operand.as_ptr()) };
     if ptr::eq(class, TENSOR.load(Ordering::Relaxed)) || ptr::eq(class, PARAMETER.load(Ordering::Relaxed)) {
         return Ok(Kind::Torch);
     }

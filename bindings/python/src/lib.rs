@@ -5,6 +5,7 @@
 #![allow(unsafe_code)] // arrays are read where they lie; each block names its invariant
 
 mod array;
+mod bench;
 mod cache;
 mod call;
 mod describe;
@@ -74,6 +75,13 @@ fn einsum<'py>(
     order: Option<Bound<'py, PyAny>>,
     casting: Option<Bound<'py, PyAny>>,
 ) -> PyResult<Bound<'py, PyAny>> {
+    let keywords = [&out, &sizes, &bounds, &optimize, &dtype, &order, &casting];
+    if memory_limit.is_none()
+        && keywords.iter().all(|keyword| keyword.is_none())
+        && let Some(result) = call::plain_numpy(arguments)
+    {
+        return result;
+    }
     let (equation, operands) = call::equation(arguments)?;
     let keywords = Keywords { out, sizes, bounds, optimize, memory_limit, dtype, order, casting };
     call::call(py, equation.as_str()?, &operands, &keywords)
@@ -103,10 +111,13 @@ fn plan<'py>(
     optimize: Option<Bound<'py, PyAny>>,
     memory_limit: Option<usize>,
     dtype: Option<Bound<'py, PyAny>>,
-) -> PyResult<Planned> {
+) -> PyResult<Bound<'py, Planned>> {
     let (equation, operands) = call::equation(arguments)?;
     let keywords = Keywords { sizes, bounds, optimize, memory_limit, dtype, ..Keywords::default() };
-    Planned::new(py, equation.as_str()?, &operands, &keywords)
+    let planned = Bound::new(py, Planned::new(py, equation.as_str()?, &operands, &keywords)?)?;
+    // Tracers have to know each plan, for they cannot look into it.
+    py.import("einfall._hooks")?.call_method1("planned", (&planned,))?;
+    Ok(planned)
 }
 
 /// The kernel of the operator that torch knows: tensors of the CPU, which nobody records or traces any more.
@@ -137,13 +148,6 @@ fn machine(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
     report::machine(py)
 }
 
-/// The command-line tool: arguments after the program's name in, the exit code out.
-#[pyfunction]
-fn _main(py: Python<'_>, arguments: Vec<std::ffi::OsString>) -> u8 {
-    let arguments = std::iter::once("einfall".into()).chain(arguments);
-    py.detach(|| einfall_cli::run(arguments))
-}
-
 #[pyfunction]
 fn _cache_info() -> (u64, u64, usize, usize) {
     let (hits, misses, size) = cache::statistics();
@@ -165,7 +169,9 @@ fn _einfall(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(device::_forget_device, module)?)?;
     module.add_function(wrap_pyfunction!(plan, module)?)?;
     module.add_function(wrap_pyfunction!(machine, module)?)?;
-    module.add_function(wrap_pyfunction!(_main, module)?)?;
+    module.add_function(wrap_pyfunction!(bench::_main, module)?)?;
+    module.add_function(wrap_pyfunction!(bench::_bench_keys, module)?)?;
+    module.add("_BENCH_HEADER", bench::header())?;
     module.add_function(wrap_pyfunction!(_torch_kernel, module)?)?;
     module.add_function(wrap_pyfunction!(terms::_terms, module)?)?;
     module.add_function(wrap_pyfunction!(terms::gradient, module)?)?;

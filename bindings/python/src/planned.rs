@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use einfall::{Argument, DType, View};
 use pyo3::exceptions::PyValueError;
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
@@ -14,14 +15,16 @@ use crate::run::{Views, prepared, run_fresh};
 use crate::{array, torch};
 
 /// An einsum that is planned for certain shapes: call it with arrays, or print it to see what it does.
-#[pyclass(frozen, module = "einfall", name = "Plan")]
+#[pyclass(frozen, weakref, module = "einfall", name = "Plan")]
 pub(crate) struct Planned {
     equation: String,
     /// What was planned for.
     arguments: Vec<Argument>,
     keywords: Mutex<Kept>,
     options: crate::options::Options,
-    /// The plan for what was given, and the one for what came last, which may have other strides or types.
+    /// The plan for what was given.
+    first: Arc<Prepared>,
+    /// The plan for what came last, which may have other strides or types.
     latest: Mutex<Arc<Prepared>>,
 }
 
@@ -46,6 +49,7 @@ impl Planned {
         options.dtype = dtype;
         let plan = cache::plan(equation, arguments.clone(), &options);
         let plan = plan.map_err(|error| crate::error::to_python(py, error))?;
+        let first = Arc::new(Prepared::new(plan));
         let kept = |object: &Option<Bound<'py, PyAny>>| object.clone().map(Bound::unbind);
         Ok(Planned {
             equation: equation.to_owned(),
@@ -57,42 +61,35 @@ impl Planned {
                 dtype: kept(&keywords.dtype),
             }),
             options,
-            latest: Mutex::new(Arc::new(Prepared::new(plan))),
+            latest: Mutex::new(Arc::clone(&first)),
+            first,
         })
     }
 
-    /// The plan for these views: mostly the latest.
+    /// The plan for these views that the first was not made for: mostly the latest.
     fn prepared(&self, py: Python<'_>, views: &[View<'_>]) -> PyResult<Arc<Prepared>> {
-        let fits = |prepared: &Prepared| {
-            let arguments = &prepared.plan.problem.arguments;
-            let same = |(argument, view): (&Argument, &View<'_>)| {
-                argument.dtype == view.dtype() && argument.layout == *view.layout()
-            };
-            arguments.len() == views.len() && arguments.iter().zip(views).all(same)
-        };
         {
             let latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
-            if fits(&latest) {
+            if latest.fits(views) {
                 return Ok(Arc::clone(&latest));
             }
         }
-        self.check(views)?;
+        self.check(views.len(), views.iter().map(View::shape))?;
         let other = prepared(py, &self.equation, views, &self.options)?;
         *self.latest.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&other);
         Ok(other)
     }
 
     /// Strides and types may differ from what was planned for, shapes may not.
-    fn check(&self, views: &[View<'_>]) -> PyResult<()> {
-        if views.len() != self.arguments.len() {
+    fn check<'s>(&self, given: usize, shapes: impl Iterator<Item = &'s [usize]>) -> PyResult<()> {
+        if given != self.arguments.len() {
             return Err(PyValueError::new_err(format!(
-                "the plan takes {} operands and tables but {} were given",
+                "the plan takes {} operands and tables but {given} were given",
                 self.arguments.len(),
-                views.len()
             )));
         }
-        for (number, (argument, view)) in self.arguments.iter().zip(views).enumerate() {
-            let (expected, found) = (argument.layout.shape.as_slice(), view.shape());
+        for (number, (argument, found)) in self.arguments.iter().zip(shapes).enumerate() {
+            let expected = argument.layout.shape.as_slice();
             if expected != found {
                 return Err(PyValueError::new_err(format!(
                     "operand {number} has shape {found:?} but the plan was made for {expected:?}"
@@ -117,6 +114,14 @@ impl Planned {
     }
 }
 
+/// Lengths of what has a shape; numbers and lists have that of the array that they stand for.
+fn shape(operand: &Bound<'_, PyAny>) -> PyResult<Vec<usize>> {
+    match operand.getattr(intern!(operand.py(), "shape")) {
+        Ok(shape) => shape.extract(),
+        Err(_) => operand.py().import("numpy")?.call_method1("shape", (operand,))?.extract(),
+    }
+}
+
 #[pymethods]
 impl Planned {
     #[pyo3(signature = (*operands, out=None))]
@@ -126,7 +131,63 @@ impl Planned {
         operands: &Bound<'py, PyTuple>,
         out: Option<Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let operands: Operands<'py> = operands.iter().collect();
+        let mut views = Views::new();
+        if out.is_none() && array::views(operands, 0, &mut views) {
+            if self.first.fits(&views) {
+                return run_numpy(py, &self.first, &views);
+            }
+            let prepared = self.prepared(py, &views)?;
+            return run_numpy(py, &prepared, &views);
+        }
+        self.call_any(py, operands.iter().collect(), out)
+    }
+
+    /// By which torch names it in a graph.
+    #[getter]
+    fn __name__(&self) -> &'static str {
+        "plan"
+    }
+
+    /// The equation.
+    #[getter]
+    fn equation(&self) -> &str {
+        &self.equation
+    }
+
+    /// Shape of the result.
+    #[getter]
+    fn shape<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        PyTuple::new(py, self.latest().result().1)
+    }
+
+    /// Type of the result, by its short name.
+    #[getter]
+    fn dtype(&self) -> &'static str {
+        DType::name(self.latest().result().0)
+    }
+
+    fn _report<'py>(&self, py: Python<'py>) -> PyResult<(String, Bound<'py, PyDict>)> {
+        crate::report::report(py, &self.latest().plan)
+    }
+
+    fn __str__(&self) -> String {
+        self.latest().plan.to_string()
+    }
+
+    fn __repr__(&self) -> String {
+        let shapes: Vec<String> = self.arguments.iter().map(|a| format!("{:?}", a.layout.shape.as_slice())).collect();
+        format!("<einfall.Plan '{}' for {}>", self.equation, shapes.join(", "))
+    }
+}
+
+impl Planned {
+    /// A call with operands of any library.
+    fn call_any<'py>(
+        &self,
+        py: Python<'py>,
+        operands: Operands<'py>,
+        out: Option<Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
         let kind = common_kind(&operands)?;
         if out.is_none() && kind == Kind::NumPy {
             let mut views = Views::new();
@@ -163,42 +224,12 @@ impl Planned {
                 return Ok(tensor);
             }
         }
+        // Whoever gets the call from here plans anew, for any shape.
+        let shapes = operands.iter().map(shape).collect::<PyResult<Vec<_>>>()?;
+        self.check(shapes.len(), shapes.iter().map(Vec::as_slice))?;
         call(py, &self.equation, &operands, &self.keywords(py, out))
     }
 
-    /// The equation.
-    #[getter]
-    fn equation(&self) -> &str {
-        &self.equation
-    }
-
-    /// Shape of the result.
-    #[getter]
-    fn shape<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
-        PyTuple::new(py, self.latest().result().1)
-    }
-
-    /// Type of the result, by its short name.
-    #[getter]
-    fn dtype(&self) -> &'static str {
-        DType::name(self.latest().result().0)
-    }
-
-    fn _report<'py>(&self, py: Python<'py>) -> PyResult<(String, Bound<'py, PyDict>)> {
-        crate::report::report(py, &self.latest().plan)
-    }
-
-    fn __str__(&self) -> String {
-        self.latest().plan.to_string()
-    }
-
-    fn __repr__(&self) -> String {
-        let shapes: Vec<String> = self.arguments.iter().map(|a| format!("{:?}", a.layout.shape.as_slice())).collect();
-        format!("<einfall.Plan '{}' for {}>", self.equation, shapes.join(", "))
-    }
-}
-
-impl Planned {
     fn latest(&self) -> Arc<Prepared> {
         Arc::clone(&self.latest.lock().unwrap_or_else(PoisonError::into_inner))
     }

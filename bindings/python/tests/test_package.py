@@ -1,10 +1,14 @@
 """The package as a whole: documentation, types, examples, the command."""
 
 import doctest
+import gc
+import json
+import os
 import pathlib
 import runpy
 import subprocess
 import sys
+import xml.etree.ElementTree
 
 import numpy as np
 import pytest
@@ -50,10 +54,98 @@ def test_the_command(tmp_path):
     assert command("--version").stdout.split()[1] == einfall.__version__
 
 
-def test_the_benchmark_finds_the_peers_of_this_python(tmp_path):
-    ran = command("bench", "keys", "--quick", "--peers", "--k", "3", "--op", "scores", "--out", str(tmp_path))
-    assert ran.returncode == 0, ran.stderr
-    assert "torch" in (tmp_path / "keys.json").read_text()
+def in_json(text):
+    """Rows of a run, without what differs from one to the next."""
+    measured = {"min_s", "median_s", "repeats", "compile_s", "peak_bytes", "floor_s", "floor_kind"}
+    rows = [{name: row[name] for name in row if name not in measured} for row in json.loads(text)["rows"]]
+    return sorted(rows, key=lambda row: (row["case"], row["k"], row["engine"])), set(json.loads(text)["rows"][0])
+
+
+def test_peers_are_timed_in_this_interpreter_with_the_same_rows(tmp_path, monkeypatch):
+    # A peer that says where it was imported.
+    (tmp_path / "stub").mkdir()
+    stub = f"import os\nopen({str(tmp_path / 'pids')!r}, 'a').write(f'{{os.getpid()}}\\n')\nraise ImportError('a stub')"
+    (tmp_path / "stub" / "opt_einsum.py").write_text(stub)
+    paths = [str(tmp_path / "stub"), *filter(None, sys.path)]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
+    words = ["bench", "keys", "--quick", "--peers", "--json", "--k", "3", "--op", "scores", "--out", str(tmp_path)]
+    rows = []
+    for more in ([], ["--python", sys.executable]):
+        (tmp_path / "pids").unlink(missing_ok=True)
+        ran = subprocess.Popen([sys.executable, "-m", "einfall", *words, *more], stdout=subprocess.PIPE, text=True)
+        text = ran.communicate(timeout=300)[0]
+        assert ran.returncode == 0
+        pids = set((tmp_path / "pids").read_text().split())
+        # torch's compiler starts processes of its own.
+        assert (str(ran.pid) in pids) == (not more), (pids, ran.pid)
+        assert "without opt_einsum: ImportError: a stub" in json.loads(text)["notes"]
+        rows.append(in_json(text))
+    assert rows[0] == rows[1]
+    assert {"einfall", "numpy.einsum"} <= {row["engine"] for row in rows[0][0]}
+
+
+def test_peers_read_the_arrays_where_they_lie():
+    einfall.bench_keys(quick=True, peers=True, k=[3], op="values", case="shared")
+    peers = sys.modules["einfall._peers"]
+    sizes = dict(b=2, h=3, q=5, n=11, k=4, d=7)
+    shapes = {"separate-stored": (2, 3, 5, 4, 7), "separate-expanded": (2, 3, 4, 7), "shared": (2, 3, 4, 7),
+              "separate-lookup": (2, 3, 11, 7), "all": (2, 3, 11, 7)}
+    request = {"op": "scores", "sizes": sizes, "dtype": "f32", "table_dtype": "i64", "files": {}, "threads": 1}
+    for case, shape in shapes.items():
+        lent = {"query": np.ones((2, 3, 5, 7), "f"), "keys": np.ones(shape, "f"), "table": np.zeros((2, 3, 5, 4), int)}
+        problem = peers.Problem({**request, "case": case}, lent)
+        for library in ("numpy", "torch") if peers.torch else ("numpy",):
+            data = problem.data(library)
+            assert ("table" in data) == (case == "separate-lookup")
+            for role, array in data.items():
+                assert np.shares_memory(np.asarray(array), lent[role]), (case, role, library)
+
+
+def test_a_benchmark_leaves_the_interpreter_as_it_was():
+    torch = pytest.importorskip("torch")
+    before = torch.get_num_threads()
+    torch.set_num_threads(before + 1)
+    names = ("OMP_NUM_THREADS", "OPENBLAS_CORETYPE", "TORCHINDUCTOR_COMPILE_THREADS")
+    environment = [os.environ.get(name) for name in names]
+    try:
+        report = einfall.bench_keys(quick=True, peers=True, k=[3], op="scores", case="all", threads=1)
+        assert torch.get_num_threads() == before + 1
+    finally:
+        torch.set_num_threads(before)
+    assert [os.environ.get(name) for name in names] == environment
+    assert gc.isenabled() and not torch.is_inference_mode_enabled()
+    assert "torch.matmul" in {row["engine"] for row in report.rows}
+
+
+def test_benchmarks_are_reports():
+    report = einfall.bench_keys(quick=True, k=[3, 5], op=["scores", "values"], case="shared", sizes={"q": 7})
+    assert [(row["op"], row["k"]) for row in report.rows] == [("scores", 3), ("scores", 5), ("values", 3), ("values", 5)]
+    assert all(row["engine"] == "einfall" and row["sizes"]["q"] == 7 and row["min_s"] > 0 for row in report.rows)
+    assert report.rows == report.to_dict()["rows"] and report.to_dict()["settings"]["command"].startswith("einfall bench")
+    assert "scores / shared" in str(report) and str(report) == repr(report)
+    page = report._repr_html_()
+    assert page.count("<svg ") == 2 and page.count("<tr>") == 5 and page.count("<td>einfall</td>") == 4
+    xml.etree.ElementTree.fromstring(f"<div>{page}</div>")
+    for wrong, options in (("floating-point", {"dtype": "i32"}), ("`k`|--k", {"k": [0]}), ("walk", {"op": "walk"})):
+        with pytest.raises(ValueError, match=wrong):
+            einfall.bench_keys(quick=True, **options)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no signals")
+def test_a_benchmark_can_be_interrupted():
+    code = """
+import os, signal, threading, time
+import einfall
+signal.signal(signal.SIGINT, signal.default_int_handler)  # some shells have it ignored
+threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+start = time.perf_counter()
+try:
+    einfall.bench_keys(budget=1.0)
+except KeyboardInterrupt:
+    print(time.perf_counter() - start)
+"""
+    seconds = float(subprocess.check_output([sys.executable, "-c", code], timeout=120))
+    assert 0.4 < seconds < 60
 
 
 def test_reports():

@@ -45,6 +45,68 @@ def test_threads_share_plans_and_agree():
         sys.setswitchinterval(interval)
 
 
+@pytest.mark.skipif(getattr(sys, "_is_gil_enabled", lambda: True)(), reason="this Python has a lock, or was told to")
+def test_the_lock_stays_off():
+    code = "import sys, numpy, einfall; assert not sys._is_gil_enabled()"
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, timeout=60)
+
+
+def test_threads_use_everything_at_once():
+    rng = np.random.default_rng(1)
+    a, b = rng.integers(-5, 5, (6, 7)).astype(float), rng.integers(-5, 5, (7, 5)).astype(float)
+    table = rng.integers(-1, 6, 9)
+    picked = np.where(table[:, None] < 0, 0, a[table])
+    shared = einfall.plan("ij,jk->ik", a, b)
+    # One plan for strides of four kinds, which push each other out of it.
+    kinds = [(x, y) for x in (a, np.asfortranarray(a)) for y in (b, np.asfortranarray(b))]
+    count, start, wrong = 8, threading.Barrier(8), []
+
+    def check(what, found, expected):
+        if found.shape != expected.shape or not (found == expected).all():
+            wrong.append(what)
+
+    def work(seed):
+        out = np.empty((6, 5))
+        start.wait()
+        for step in range(150):
+            x, y = kinds[(seed + step) % 4]
+            check("plan", shared(x, y), a @ b)
+            shared(x, y, out=out)
+            check("out", out, a @ b)
+            check("einsum", einfall.einsum(x, [0, 1], y, [1, 2], [2, 0]), (a @ b).T)
+            check("lookup", einfall.einsum("[p]j->pj", x, table, bounds="skip"), picked)
+            try:
+                einfall.einsum("[p]j->pj", x, table)
+                wrong.append("no error")
+            except einfall.TableError as error:
+                if error.value != -1:
+                    wrong.append("another error")
+            own = einfall.plan("ij,jk->ik", (6, 7), (7, 5), dtype="float64", sizes={})
+            check("own", own(x, y), a @ b)
+            if einfall.explain("ij,jk->ik", x, y).to_dict()["shape"] != (6, 5) or "gone" in repr(shared):
+                wrong.append("report")
+            if step % 50 == seed:
+                einfall.cache_clear()
+            if einfall.cache_info().currsize > einfall.cache_info().maxsize:
+                wrong.append("too many plans")
+
+    def work_and_tell(seed):
+        try:
+            work(seed)
+        except BaseException as error:  # noqa: BLE001
+            wrong.append(error)
+
+    threads = [threading.Thread(target=work_and_tell, args=(seed,)) for seed in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong, wrong[:5]
+    references = sys.getrefcount(table)
+    einfall.einsum("[p]j->pj", a, table, bounds="skip")
+    assert sys.getrefcount(table) == references
+
+
 def test_other_threads_run_meanwhile():
     a = np.ones((1200, 1200))
     einfall.einsum("ij,jk->ik", a, a)
@@ -98,6 +160,34 @@ def test_importing_is_quick():
     code = "import time; start = time.perf_counter(); import einfall; print(time.perf_counter() - start)"
     times = [float(subprocess.check_output([sys.executable, "-c", code])) for _ in range(5)]
     assert min(times) < 0.03
+
+
+def test_the_call_that_came_last_is_found_only_where_it_fits():
+    equation = "".join(["ij,", "jk->ik"])  # an object of its own
+    rng = np.random.default_rng(2)
+    references = sys.getrefcount(equation)
+    einfall.cache_clear()
+    shapes = [((2, 3), (3, 5)), ((7, 3), (3, 5)), ((2, 3), (3, 5))]
+    for dtype in (np.float64, np.int32):
+        for left, right in shapes:
+            a, b = (rng.integers(-9, 9, shape).astype(dtype) for shape in (left, right))
+            for x, y in ((a, b), (a[::-1], b), (np.asfortranarray(a), np.asfortranarray(b))):
+                found = einfall.einsum(equation, x, y)
+                np.testing.assert_array_equal(found, x @ y)
+                assert found.dtype == dtype
+            # Options are another call.
+            assert einfall.einsum(equation, a, b, dtype="complex128").dtype == np.complex128
+            swapped = np.empty((right[1], left[0]), dtype).T
+            assert einfall.einsum(equation, a, b, out=swapped) is swapped
+    a, b = np.ones((2, 3)), np.ones((3, 5))
+    einfall.cache_clear()
+    for _ in range(4):
+        einfall.einsum(equation, a, b)
+    assert einfall.cache_info()[:2] == (3, 1)
+    einfall.cache_clear()
+    assert sys.getrefcount(equation) == references
+    with pytest.raises(ValueError):
+        einfall.einsum(equation, a, b.T)
 
 
 def test_memory_is_given_back():

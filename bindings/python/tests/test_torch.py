@@ -1,6 +1,8 @@
 """What torch does with an operator: derivatives, transformations, compilation, autocast."""
 
 import random
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -101,6 +103,94 @@ def test_compile_without_graph_breaks(dynamic):
     expected = torch.autograd.grad(attention(*arguments).square().sum(), arguments[:3])
     for one, other in zip(grads, expected):
         torch.testing.assert_close(one, other)
+
+
+PLANS = [
+    ("ij,jk->ik", {}),
+    ("i[jk]l,jk->il", {"bounds": "skip"}),
+    ("[q+w-1]d->qd", {"sizes": {"q": 5, "w": 3}}),
+    ("ij,jk->ik", {"dtype": "float64", "optimize": "greedy"}),
+]
+
+
+def plan_arguments(equation):
+    generator = torch.Generator().manual_seed(3)
+    shapes = {"ij,jk->ik": [(5, 7), (7, 3)], "i[jk]l,jk->il": [(5, 7, 2), (3, 4)], "[q+w-1]d->qd": [(5, 2)]}[equation]
+    operands = [torch.randn(shape, generator=generator).requires_grad_() for shape in shapes]
+    if "[jk]" in equation:
+        operands.insert(1, torch.randint(-1, 7, (3, 4), generator=generator))
+    return operands
+
+
+@pytest.mark.parametrize("inside", [False, True], ids=["made before", "made inside"])
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+@pytest.mark.parametrize(("equation", "options"), PLANS)
+def test_plans_compile_without_graph_breaks(equation, options, backend, inside):
+    torch._dynamo.reset()
+    operands = plan_arguments(equation)
+    shapes = [tuple(operand.shape) for operand in operands]
+    planned = einfall.plan(equation, *shapes, **options)
+
+    def call(*operands):
+        product = einfall.plan(equation, *shapes, **options) if inside else planned
+        return product(*[one * 2 if one.is_floating_point() else one for one in operands]).sin()
+
+    graphs = []
+
+    def record(graph, inputs):
+        graphs.append(graph)
+        return torch._dynamo.lookup_backend(backend)(graph, inputs)
+
+    found = torch.compile(call, fullgraph=True, backend=record)(*operands)
+    assert len(graphs) == 1
+    expected = call(*operands)
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+    assert found.dtype == expected.dtype
+    needed = [one for one in operands if one.requires_grad]
+    for one, other in zip(torch.autograd.grad(found.sum(), needed), torch.autograd.grad(expected.sum(), needed)):
+        torch.testing.assert_close(one, other)
+
+
+def test_plans_compile_with_inductor_and_keep_their_shapes():
+    a, b = torch.randn(5, 7), torch.randn(7, 3)
+    planned = einfall.plan("ij,jk->ik", a, b)
+    compiled = torch.compile(lambda a, b: planned(a + 1, b), fullgraph=True)
+    torch.testing.assert_close(compiled(a, b), (a + 1) @ b)
+    # Graphs of two plans are not taken for the same one.
+    other = einfall.plan("ij,jk->ki", a, b)
+    swapped = torch.compile(lambda a, b: other(a + 1, b), fullgraph=True)
+    torch.testing.assert_close(swapped(a, b), ((a + 1) @ b).T)
+    # In every way that a call can take.
+    for call in (planned, torch.compile(planned.__call__, backend="eager"), compiled):
+        for operands in ((a[:4], b), (a[:4].requires_grad_(), b)):
+            with pytest.raises(Exception, match="the plan was made for"):
+                call(*operands)
+
+
+def test_plans_made_before_torch_was_imported_compile():
+    code = """
+import einfall
+product = einfall.plan("ij,jk->ik", (2, 3), (3, 4))
+gone = einfall.plan("ij,jk->ik", (2, 3), (3, 4))
+del gone
+import torch
+a, b = torch.randn(2, 3), torch.randn(3, 4)
+found = torch.compile(lambda a, b: product(a, b) * 2, fullgraph=True, backend="aot_eager")(a, b)
+torch.testing.assert_close(found, 2 * (a @ b))
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_the_graph_of_a_plan_holds_the_operator():
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    a, b = torch.randn(5, 7), torch.randn(7, 3)
+    graph = make_fx(einfall.plan("ij,jk->ik", a, b, optimize="greedy", bounds="skip"))(a, b)
+    calls = [node for node in graph.graph.nodes if node.op == "call_function"]
+    assert [node.target for node in calls] == [torch.ops.einfall.einsum.default]
+    assert calls[0].args[0] == "ij,jk->ik" and calls[0].args[4:6] == ("skip", '"greedy"')
+    arguments = [[a, b] if position == 1 else one for position, one in enumerate(calls[0].args)]
+    torch.library.opcheck(torch.ops.einfall.einsum.default, tuple(arguments))
 
 
 def test_compile_takes_the_sublist_form_and_sizes():

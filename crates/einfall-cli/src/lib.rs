@@ -1,7 +1,7 @@
-//! The `einfall` command as a library: [`run`] does what a command line says.
+//! The `einfall` command as a library: [`run`] does what a command line says, [`bench_keys`] gives back what it measures.
 //!
 //! [`arguments`] is what may be typed, [`commands`] does it. [`mod@bench`] holds what a benchmark run records and how it is
-//! shown, [`files`] reads and writes arrays. Only [`run`] touches the standard streams: below it, whatever goes to a
+//! shown, [`files`] reads and writes arrays. Only [`run_in`] touches the standard streams: below it, whatever goes to a
 //! terminal is written to a `&mut dyn Write` that the caller hands in, except for [`progress`] on standard error.
 
 use std::ffi::OsString;
@@ -10,7 +10,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use clap::Parser;
 
-use crate::arguments::Cli;
+use crate::arguments::{Cli, Command, Experiment};
+use crate::bench::peers::Interpreter;
+use crate::bench::record::BenchReport;
 use crate::failure::{Failure, INTERNAL};
 
 pub mod arguments;
@@ -24,10 +26,24 @@ pub mod interrupt;
 pub mod progress;
 pub mod sizes;
 
+/// Where a command line is run.
+pub struct Surroundings<'a> {
+    /// The command line, the name of the program first.
+    pub words: &'a [OsString],
+    /// The Python that we are in, if it is one: peers are timed there, unless another is asked for.
+    pub interpreter: Option<&'a dyn Interpreter>,
+}
+
 /// Does what a command line says, the name of the program first: writes to the standard streams and returns the exit
 /// code. Neither a mistake nor a panic ends the process, so that other programs may call it; Ctrl-C does.
-pub fn run(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> u8 {
-    let cli = match Cli::try_parse_from(arguments) {
+pub fn run(arguments: impl IntoIterator<Item = impl Into<OsString>>) -> u8 {
+    let words: Vec<OsString> = arguments.into_iter().map(Into::into).collect();
+    run_in(&Surroundings { words: &words, interpreter: None })
+}
+
+/// As [`run`], where there may be an interpreter.
+pub fn run_in(surroundings: &Surroundings<'_>) -> u8 {
+    let cli = match Cli::try_parse_from(surroundings.words) {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version come this way too, with exit code 0; that nobody reads them is no error.
@@ -37,7 +53,7 @@ pub fn run(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> 
     };
     let mut stdout = io::BufWriter::new(io::stdout().lock());
     let run = || {
-        commands::run(&cli, &mut stdout)?;
+        commands::run(&cli, surroundings, &mut stdout)?;
         stdout.flush().map_err(Failure::from)
     };
     let ended = catch_unwind(AssertUnwindSafe(run));
@@ -55,6 +71,26 @@ pub fn run(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> 
         // The panic has been reported by the hook already.
         Err(_) => INTERNAL,
     }
+}
+
+/// What a command line with `bench keys` measures: nothing is printed, and no file is written.
+///
+/// # Errors
+/// [`Failure`]: it is no such command line, makes no sense, or a result of ours is wrong.
+pub fn bench_keys(surroundings: &Surroundings<'_>) -> Result<BenchReport, Failure> {
+    let cli = Cli::try_parse_from(surroundings.words).map_err(|error| Failure::bad_input(plain(&error)))?;
+    let Command::Bench(bench) = &cli.command else {
+        return Err(Failure::bad_input("this is no benchmark"));
+    };
+    let Experiment::Keys(args) = &bench.experiment;
+    bench::keys::measure(args, surroundings)
+}
+
+/// The first line of what the parser says, without what only a command line needs.
+fn plain(error: &clap::Error) -> String {
+    let text = error.to_string();
+    let first = text.lines().next().unwrap_or_default();
+    first.trim_start_matches("error: ").to_owned()
 }
 
 #[cfg(test)]

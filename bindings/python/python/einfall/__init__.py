@@ -12,22 +12,27 @@
 Arrays of NumPy, torch and JAX go in, and the same kind comes out. Nothing is imported that has not been imported before.
 """
 
+import json as _json
 import os as _os
 import sys as _sys
 from typing import Any as _Any
+from typing import Mapping as _Mapping
 from typing import NamedTuple as _NamedTuple
+from typing import Sequence as _Sequence
 
 from einfall import _einfall, _hooks
 from einfall._einfall import Plan, TableError, cache_clear, einsum, gradient, machine, plan
-from einfall._report import Report
+from einfall._report import BenchReport, Report
 
 __version__ = _einfall.__version__
 
 __all__ = [
+    "BenchReport",
     "CacheInfo",
     "Plan",
     "Report",
     "TableError",
+    "bench_keys",
     "cache_clear",
     "cache_info",
     "contract_path",
@@ -83,6 +88,50 @@ def contract_path(*arguments: _Any, **options: _Any) -> tuple[list[tuple[int, ..
     """
     report = explain(*arguments, **options)
     return list(report.to_dict()["path"]), report
+
+
+def bench_keys(
+    *,
+    sizes: _Mapping[str, int] | None = None,
+    k: _Sequence[int] = (),
+    op: str | _Sequence[str] = (),
+    case: str | _Sequence[str] = (),
+    dtype: str = "f32",
+    table_dtype: str = "i64",
+    threads: int | None = None,
+    repeats: int | None = None,
+    budget: float | None = None,
+    peers: bool = False,
+    seed: int = 1,
+    quick: bool = False,
+) -> BenchReport:
+    """Times queries that look at k keys each, as ``einfall bench keys`` does, and writes no files.
+
+    * ``sizes``: lengths of b, h, q, n and d.
+    * ``k``: numbers of keys. ``op``: scores, values, attention. ``case``: separate-stored, separate-expanded,
+      separate-lookup, shared, all, window. All but the last, where none is given.
+    * ``repeats``, ``budget``: most calls of an engine on a problem, and the seconds that they may take.
+    * ``peers``: time torch, NumPy and opt_einsum too. They run in this interpreter, on the same arrays.
+    * ``quick``: small lengths and few calls.
+
+    Raises ``ValueError`` for what makes no sense, ``RuntimeError`` where a result of einfall is wrong.
+
+    >>> report = einfall.bench_keys(quick=True, k=[3], op="scores", case=["shared", "separate-lookup"])
+    >>> sorted((row["case"], row["engine"], row["ok"]) for row in report.rows)
+    [('separate-lookup', 'einfall', True), ('shared', 'einfall', True)]
+    """
+    words = [f"--dtype={dtype}", f"--table-dtype={table_dtype}", f"--seed={seed}"]
+    words += [f"--size={name}={length}" for name, length in (sizes or {}).items()]
+    words += [f"--k={length}" for length in k]
+    for name, given in (("op", op), ("case", case)):
+        words += [f"--{name}={one}" for one in ([given] if isinstance(given, str) else given)]
+    limits = {"threads": threads, "repeats": repeats, "budget": budget}
+    words += [f"--{name}={value}" for name, value in limits.items() if value is not None]
+    words += [word for word, wanted in (("--peers", peers), ("--quick", quick), ("--json", True)) if wanted]
+    document, text, lines, pictures = _einfall._bench_keys(words)
+    table: list[list[_Any]] = [list(_einfall._BENCH_HEADER)]
+    table += [[op, case, k, *cells] for op, case, k, cells in lines]
+    return BenchReport(text, _json.loads(document), table, pictures)
 
 
 def tensordot(a: _Any, b: _Any, axes: _Any = 2) -> _Any:

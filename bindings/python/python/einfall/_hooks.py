@@ -1,17 +1,24 @@
 """Tells ``torch.compile`` how to trace einfall, once it is there and not before.
 
-``einsum`` is compiled code, which torch's tracer does not look into; it has to be told of the operator behind it. That
-takes ``torch._dynamo``, which takes a second to import, so it is done when somebody else imports it.
+``einsum`` and plans are compiled code, which torch's tracer does not look into; it has to be told of the operator behind
+them. That takes ``torch._dynamo``, which takes a second to import, so it is done when somebody else imports it.
 """
 
 from __future__ import annotations
 
 import sys
+import weakref
+from _thread import allocate_lock
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any, Sequence
 
 TRACER = "torch._dynamo"
+
+# Plans that were made before the tracer was there.
+_plans: weakref.WeakSet[Any] = weakref.WeakSet()
+_registered = False
+_lock = allocate_lock()
 
 
 class _Loader:
@@ -59,7 +66,28 @@ def install() -> None:
         sys.meta_path.insert(0, _Finder())
 
 
+def planned(plan: Any) -> None:
+    """Called for each plan that is made."""
+    with _lock:
+        if not _registered:
+            _plans.add(plan)
+            return
+    _trace(plan)
+
+
+def _trace(plan: Any) -> None:
+    # A call of it goes into the graph as it is; tracing that, torch finds the operator.
+    sys.modules["torch"].compiler.allow_in_graph(plan)
+
+
 def _register() -> None:
+    global _registered
     from einfall import torch as ours
 
     ours._register_tracing()
+    with _lock:
+        _registered = True
+        waiting = list(_plans)
+        _plans.clear()
+    for plan in waiting:
+        _trace(plan)

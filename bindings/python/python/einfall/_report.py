@@ -1,9 +1,9 @@
-"""What ``explain`` returns."""
+"""What ``explain`` and ``bench_keys`` return."""
 
 from __future__ import annotations
 
 import html
-from typing import Any
+from typing import Any, Iterable
 
 
 class Report:
@@ -24,24 +24,49 @@ class Report:
         return self._values
 
     def _repr_html_(self) -> str:
-        def cells(tag: str, values: list[Any]) -> str:
-            return "<tr>" + "".join(f"<{tag}>{html.escape(str(value))}</{tag}>" for value in values) + "</tr>"
-
         values = self._values
-        rows = [cells("th", ["step", "kernel", "way", "time", "arithmetic", "bytes"])]
+        rows = [_cells("th", ["step", "kernel", "way", "time", "arithmetic", "bytes"])]
         for number, step in enumerate(values["steps"], 1):
             for candidate in step["candidates"]:
                 chosen = candidate["kernel"] == step["kernel"]
                 name = ("▸ " if chosen else "") + candidate["kernel"]
                 head = [f"{number}. {step['equation']}", name]
                 if "reason" in candidate:
-                    rows.append(cells("td", [*head, candidate["reason"], "", "", ""]))
+                    rows.append(_cells("td", [*head, candidate["reason"], "", "", ""]))
                 else:
-                    rows.append(cells("td", [*head, candidate["way"], *_priced(candidate)]))
-        rows.append(cells("th", ["total", "", "", *_priced(values["total"])]))
+                    rows.append(_cells("td", [*head, candidate["way"], *_priced(candidate)]))
+        rows.append(_cells("th", ["total", "", "", *_priced(values["total"])]))
         labels = " ".join(f"{name}={length}" for name, length in values["labels"].items())
         title = f"{values['equation']} &nbsp; {html.escape(labels)} &nbsp; {values['dtype']}"
         return f"<table><caption>{title}</caption>{''.join(rows)}</table>"
+
+
+def _cells(tag: str, values: Iterable[Any]) -> str:
+    return "<tr>" + "".join(f"<{tag}>{html.escape(str(value))}</{tag}>" for value in values) + "</tr>"
+
+
+class BenchReport(Report):
+    """What a benchmark measured: prints as tables, shows as a table and a plot in notebooks."""
+
+    def __init__(self, text: str, values: dict[str, Any], table: list[list[Any]], pictures: list[str]) -> None:
+        super().__init__(text, values)
+        self._table = table
+        self._pictures = pictures
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """A dictionary for each engine and problem, for ``pandas.DataFrame`` too; times are in seconds."""
+        return list(self._values["rows"])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Machine, settings, rows and notes: the document that ``einfall bench keys --json`` prints."""
+        return self._values
+
+    def _repr_html_(self) -> str:
+        header, *lines = self._table
+        rows = [_cells("th", header), *(_cells("td", line) for line in lines)]
+        notes = "".join(f"<li>{html.escape(note)}</li>" for note in self._values["notes"])
+        return f"{''.join(self._pictures)}<table>{''.join(rows)}</table><ul>{notes}</ul>"
 
 
 def _priced(cost: dict[str, float]) -> list[str]:

@@ -73,7 +73,14 @@ def _einsum(
 
 
 def _optimize_text(optimize: Any) -> str:
-    return "" if optimize is None else json.dumps(optimize)
+    """As JSON, by means that torch's tracer can follow."""
+    if optimize is None:
+        return ""
+    if isinstance(optimize, str):
+        return f'"{optimize}"'
+    if isinstance(optimize, (list, tuple)):
+        return "[" + ", ".join([_optimize_text(one) for one in optimize]) + "]"
+    return str(optimize).lower()
 
 
 _NAMES = {
@@ -93,7 +100,7 @@ _NAMES = {
 
 
 def _dtype(dtype: Any) -> torch.dtype | None:
-    return _NAMES[dtype] if isinstance(dtype, str) else dtype
+    return (_NAMES.get(dtype) or getattr(torch, dtype)) if isinstance(dtype, str) else dtype
 
 
 def _kernel(
@@ -305,6 +312,22 @@ def _traced(*arguments: Any, **options: Any) -> Any:
     return _einsum(equation, operands, **options)
 
 
+def _traced_plan(*arguments: Any, **options: Any) -> Any:
+    """``einfall.plan`` as torch's tracer sees it: a graph has nothing to prepare."""
+    equation, given = arguments[0], list(arguments[1:])
+    if not isinstance(equation, str):
+        equation, given = _interleaved(arguments)
+    shapes = [tuple(one) if isinstance(one, (tuple, list)) else tuple(one.shape) for one in given]
+
+    def planned(*operands: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
+        found = [tuple(operand.shape) for operand in operands]
+        if found != shapes:
+            raise ValueError(f"operands have the shapes {found} but the plan was made for {shapes}")
+        return _einsum(equation, operands, out=out, **options)
+
+    return planned
+
+
 def _interleaved(arguments: Sequence[Any]) -> tuple[str, list[Any]]:
     """The sublist form as text, for lists of integers and Ellipsis."""
 
@@ -338,8 +361,10 @@ def _interleaved(arguments: Sequence[Any]) -> tuple[str, list[Any]]:
 
 
 def _register_tracing() -> None:
-    """Tells ``torch.compile`` what stands behind the compiled function."""
-    torch._dynamo.decorators.substitute_in_graph(einfall.einsum, skip_signature_check=True)(_traced)
+    """Tells ``torch.compile`` what stands behind the compiled functions."""
+    substitute = torch._dynamo.decorators.substitute_in_graph
+    substitute(einfall.einsum, skip_signature_check=True)(_traced)
+    substitute(einfall.plan, skip_signature_check=True)(_traced_plan)
 
 
 @contextlib.contextmanager

@@ -1,11 +1,14 @@
 """Times NumPy, torch and opt_einsum on the problems of `einfall bench keys`.
 
-One JSON object a line comes in on standard input, one goes out on standard output; peers.rs documents them. Every
-peer is used as someone who knows it would: contiguous arrays, inference mode, no garbage collection while timing.
-Selecting rows through the table is part of the work, so it happens inside of the timed call.
+A request is one JSON object, and so is its reply; peers.rs documents them. As a program this reads them from standard
+input, one a line; in an interpreter that is there already, `Session.answer` takes them, with arrays that are shared and
+not read from files. Every peer is used as someone who knows it would: contiguous arrays, inference mode, no garbage
+collection while timing. Selecting rows through the table is part of the work, so it happens inside of the timed call.
 """
 
+import contextlib
 import gc
+import importlib
 import importlib.metadata
 import json
 import math
@@ -14,30 +17,7 @@ import queue
 import sys
 import threading
 import time
-
-# Whatever a library prints must not end up between the replies.
-REPLIES = os.fdopen(os.dup(1), "w", encoding="utf-8")
-os.dup2(2, 1)
-
-
-
-def listen():
-    """The requests as they come in. Their end is the end of the process, whatever it computes: nobody waits for it."""
-    lines = queue.SimpleQueue()
-
-    def read():
-        # Without a buffer: its lock, held while reading, would disturb the end of the interpreter.
-        with os.fdopen(os.dup(0), "rb", buffering=0) as requests:
-            for line in requests:
-                lines.put(line)
-        os._exit(0)
-
-    threading.Thread(target=read, daemon=True).start()
-    return lines
-
-
-# Before the packages are loaded, which may take long.
-REQUESTS = listen()
+import warnings
 
 WARM_UPS = 2
 ITEM_SIZE = {"f16": 2, "bf16": 2, "f32": 4, "f64": 8}
@@ -51,20 +31,53 @@ EQUATIONS = {
 }
 
 
+# Filled by `load_packages`.
+PACKAGES, MISSING = {}, {}
+np = torch = opt_einsum = None
+
+
+def environment(threads):
+    """Variables that libraries read once, when they are loaded; None is for those that must not be set."""
+    return {
+        "OMP_NUM_THREADS": str(threads),
+        "OPENBLAS_NUM_THREADS": str(threads),
+        "MKL_NUM_THREADS": str(threads),
+        # Left set, these two make a current OpenBLAS use the kernels and blocks of another processor.
+        "OPENBLAS_CORETYPE": None,
+        "OPENBLAS_L2_SIZE": None,
+        # Compile in the process itself, so that no idle workers stay around while we time.
+        "TORCHINDUCTOR_COMPILE_THREADS": "1",
+    }
+
+
+def set_environment(values):
+    """Sets variables, and returns what they were."""
+    before = {name: os.environ.get(name) for name in values}
+    for name, value in values.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+    return before
+
+
 def load_packages():
-    packages, missing = {}, {}
+    global np, torch, opt_einsum
     for name in ("numpy", "torch", "opt_einsum"):
         try:
-            packages[name] = __import__(name)
+            PACKAGES[name] = importlib.import_module(name)
         except Exception as error:  # a broken installation is as good as none
-            missing[name] = f"{type(error).__name__}: {error}"
-    return packages, missing
+            MISSING[name] = f"{type(error).__name__}: {error}"
+    np, torch, opt_einsum = (PACKAGES.get(name) for name in ("numpy", "torch", "opt_einsum"))
 
 
-PACKAGES, MISSING = load_packages()
-np = PACKAGES.get("numpy")
-torch = PACKAGES.get("torch")
-opt_einsum = PACKAGES.get("opt_einsum")
+def limit_blas(threads):
+    """Limits the BLAS of a NumPy that was loaded before us; gives what undoes it, or None where that cannot be done."""
+    try:
+        from threadpoolctl import threadpool_limits
+    except ImportError:
+        return None
+    return threadpool_limits(threads, user_api="blas").restore_original_limits
 
 
 class Skip(Exception):
@@ -78,7 +91,10 @@ def megabytes(count):
 class Problem:
     """The data of one setup and the peers that can work on it."""
 
-    def __init__(self, request):
+    def __init__(self, request, lent=None, absent=None):
+        """`lent` are buffers of the case's own arrays by role, instead of files; `absent` says why packages are."""
+        self.lent = lent
+        self.absent = absent or {}
         self.op = request["op"]
         self.case = request["case"]
         self.sizes = request["sizes"]
@@ -101,6 +117,8 @@ class Problem:
         self.inputs = (b * h * (q * d + n * d * (2 if self.op == "attention" else 1)) + b * h * q * k) * self.item
         contractions = 2 if self.op == "attention" else 1
         self.base = self.inputs + (self.whole * contractions if self.case == "separate-stored" else 0)
+        if lent is not None:
+            self.base = 0
         self.shape = {"query": (b, h, q, d), "weights": (b, h, q, k), "table": (b, h, q, k), "rows": (b, h, n, d)}
         self.k = k
         self.torch_data = None
@@ -124,6 +142,8 @@ class Problem:
         for package in peer.needs:
             if package not in PACKAGES:
                 return f"{package} is not installed"
+            if package in self.absent:
+                return self.absent[package]
         if peer.needs == ("numpy",) and self.dtype == "bf16":
             return "numpy has no bfloat16"
         need = self.base + peer.extra(self) * self.whole
@@ -149,11 +169,15 @@ class Problem:
 
     def load_torch(self, role, shape, dtype):
         kind = {"f16": "float16", "bf16": "bfloat16", "f32": "float32", "f64": "float64", "i32": "int32", "i64": "int64"}
-        path = self.files[role]
         count = math.prod(shape)
         if count == 0:
             return torch.empty(shape, dtype=getattr(torch, kind[dtype]))
-        mapped = torch.from_file(path, shared=False, size=count, dtype=getattr(torch, kind[dtype]))
+        if self.lent is not None:
+            with warnings.catch_warnings():
+                # It may not be written, which torch has no word for; no peer does.
+                warnings.simplefilter("ignore", UserWarning)
+                return torch.frombuffer(self.lent[role], dtype=getattr(torch, kind[dtype])).reshape(shape)
+        mapped = torch.from_file(self.files[role], shared=False, size=count, dtype=getattr(torch, kind[dtype]))
         # A copy: pages of a file are not what an expert computes on.
         return mapped.reshape(shape).clone()
 
@@ -161,6 +185,8 @@ class Problem:
         kind = {"f16": "<f2", "f32": "<f4", "f64": "<f8", "i32": "<i4", "i64": "<i8"}
         if math.prod(shape) == 0:
             return np.empty(shape, kind[dtype])
+        if self.lent is not None:
+            return np.frombuffer(self.lent[role], dtype=kind[dtype]).reshape(shape)
         return np.array(np.memmap(self.files[role], dtype=kind[dtype], mode="r", shape=shape))
 
     def arrange(self, load, xp):
@@ -168,26 +194,36 @@ class Problem:
         data["query" if self.op != "values" else "weights"] = None
         for role in list(data):
             data[role] = load(role, self.shape[role], self.dtype)
-        if self.case in ("separate-stored", "separate-lookup"):
-            data["table"] = load("table", self.shape["table"], self.table_dtype)
+        table = None
+        if self.case == "separate-lookup" or self.case == "separate-stored" and self.lent is None:
+            table = load("table", self.shape["table"], self.table_dtype)
+        if self.case == "separate-lookup":
+            data["table"] = table
         for role in ("keys", "values"):
             if role == "keys" and self.op == "values" or role == "values" and self.op == "scores":
                 continue
-            rows = load(role, self.shape["rows"], self.dtype)
-            if self.case == "separate-stored":
-                rows = select(xp, rows, data["table"])
-            elif self.case in ("separate-expanded", "shared"):
-                rows = rows[:, :, : self.k]
-                rows = rows.contiguous() if xp is torch else np.ascontiguousarray(rows)
-                if self.case == "separate-expanded":
-                    b, h, q, _ = self.shape["weights"]
-                    shape = (b, h, q, self.k, self.sizes["d"])
-                    rows = rows[:, :, None]
-                    rows = rows.expand(shape) if xp is torch else np.broadcast_to(rows, shape)
-            data[role] = rows
-        if self.case == "separate-stored":
-            del data["table"]
+            data[role] = self.rows(load, xp, role, table)
         return data
+
+    def rows(self, load, xp, role, table):
+        """Keys or values as the case has them: those that are lent lie that way already."""
+        b, h, q, _ = self.shape["weights"]
+        whole = (b, h, q, self.k, self.sizes["d"])
+        if self.case not in ("separate-stored", "separate-expanded", "shared"):
+            return load(role, self.shape["rows"], self.dtype)
+        if self.case == "separate-stored":
+            if self.lent is not None:
+                return load(role, whole, self.dtype)
+            return select(xp, load(role, self.shape["rows"], self.dtype), table)
+        if self.lent is not None:
+            rows = load(role, (b, h, self.k, self.sizes["d"]), self.dtype)
+        else:
+            rows = load(role, self.shape["rows"], self.dtype)[:, :, : self.k]
+            rows = rows.contiguous() if xp is torch else np.ascontiguousarray(rows)
+        if self.case == "shared":
+            return rows
+        rows = rows[:, :, None]
+        return rows.expand(whole) if xp is torch else np.broadcast_to(rows, whole)
 
     def prepare(self, name):
         """Builds and warms up a peer; the first call compiles where there is something to compile."""
@@ -375,12 +411,46 @@ PEERS = {
 
 
 class Session:
-    """Answers requests until `quit` or the end of the input."""
+    """Answers requests; what it changes of the interpreter for that, `quit` changes back."""
 
     def __init__(self):
         self.problem = None
+        self.absent = {}
+        self.undo = []
 
-    def hello(self, _request):
+    def answer(self, text, lent=None):
+        """The reply to a request, both as JSON."""
+        request = json.loads(text)
+        command = {"hello": self.hello, "setup": self.setup, "time": self.time, "quit": self.quit}[request["cmd"]]
+        try:
+            # Functions of torch are there as soon as `hello` was answered.
+            # What a library prints is no result of ours.
+            with contextlib.redirect_stdout(sys.stderr):
+                with contextlib.nullcontext() if torch is None else torch.inference_mode():
+                    reply = command(request, lent)
+        except Skip as reason:
+            return json.dumps({"ok": False, "error": str(reason)})
+        except Exception as error:
+            text = " ".join(str(error).split())
+            return json.dumps({"ok": False, "error": f"{type(error).__name__}: {text[:600]}"})
+        return json.dumps({"ok": True, **reply})
+
+    def hello(self, request, _lent):
+        threads = request["threads"]
+        loaded = set(sys.modules)
+        before = set_environment(environment(threads))
+        self.undo.append(lambda: set_environment(before))
+        load_packages()
+        if "torch" in loaded and torch is not None:
+            count, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
+            self.undo.append(lambda: torch.set_num_threads(count))
+            self.undo.append(lambda: torch.set_float32_matmul_precision(precision))
+        if "numpy" in loaded and np is not None:
+            undo = limit_blas(threads)
+            if undo is not None:
+                self.undo.append(undo)
+            elif threads != os.cpu_count():
+                self.absent["numpy"] = "NumPy was imported before, and without threadpoolctl keeps its number of threads"
         versions = {name: getattr(package, "__version__", "unknown") for name, package in PACKAGES.items()}
         missing = dict(MISSING)
         try:
@@ -390,15 +460,24 @@ class Session:
             missing["jax"] = "it is not installed"
         return {"python": sys.version.split()[0], "packages": versions, "missing": missing}
 
-    def setup(self, request):
+    def setup(self, request, lent):
         self.problem = None
         gc.collect()
-        self.problem = Problem(request)
+        self.problem = Problem(request, lent, self.absent)
         return {"peers": self.problem.offered, "skipped": self.problem.skipped}
 
-    def time(self, request):
+    def time(self, request, _lent):
         if self.problem is None:
             raise Skip("nothing was set up")
+        collects = gc.isenabled()
+        gc.disable()
+        try:
+            return self.measure(request)
+        finally:
+            if collects:
+                gc.enable()
+
+    def measure(self, request):
         call, compile_s, summary = self.problem.prepare(request["peer"])
         call()
         seconds = []
@@ -412,28 +491,43 @@ class Session:
                 break
         return {"seconds": seconds, "compile_s": compile_s, **summary}
 
+    def quit(self, _request=None, _lent=None):
+        self.problem = None
+        while self.undo:
+            self.undo.pop()()
+        return {}
+
+
+def listen():
+    """The requests as they come in. Their end is the end of the process, whatever it computes: nobody waits for it."""
+    lines = queue.SimpleQueue()
+
+    def read():
+        # Without a buffer: its lock, held while reading, would disturb the end of the interpreter.
+        with os.fdopen(os.dup(0), "rb", buffering=0) as requests:
+            for line in requests:
+                lines.put(line)
+        os._exit(0)
+
+    threading.Thread(target=read, daemon=True).start()
+    return lines
+
 
 def main():
+    # Before packages are loaded, which may take long.
+    requests = listen()
+    # Whatever a library prints must not end up between the replies.
+    replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
     session = Session()
     gc.disable()
-    handlers = {"hello": session.hello, "setup": session.setup, "time": session.time}
     while True:
-        request = json.loads(REQUESTS.get())
-        if request["cmd"] == "quit":
+        line = requests.get()
+        replies.write(session.answer(line) + "\n")
+        replies.flush()
+        if json.loads(line)["cmd"] == "quit":
             break
-        try:
-            reply = {"ok": True, **handlers[request["cmd"]](request)}
-        except Skip as reason:
-            reply = {"ok": False, "error": str(reason)}
-        except Exception as error:
-            text = " ".join(str(error).split())
-            reply = {"ok": False, "error": f"{type(error).__name__}: {text[:600]}"}
-        REPLIES.write(json.dumps(reply) + "\n")
-        REPLIES.flush()
 
 
-if torch is None:
+if __name__ == "__main__":
     main()
-else:
-    with torch.inference_mode():
-        main()

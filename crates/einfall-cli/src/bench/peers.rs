@@ -1,17 +1,18 @@
-//! Peers in a Python process, timed between our own runs.
+//! Peers in Python, timed between our own runs.
 //!
-//! In: an interpreter, a problem and its data as raw little-endian files. Out: seconds a call, and a sample of the
-//! result to compare with. A peer that is missing, too large, wrong, crashing or hanging is a [`PeerFailure`], which is
-//! a sentence for the report's notes; it never ends a run.
+//! In: a program to start or an [`Interpreter`] that is there already, a problem and its data: as raw little-endian files
+//! for the one, as arrays for the other. Out: seconds a call, and a sample of the result to compare with. A peer that is
+//! missing, too large or wrong is a [`PeerFailure`], which is a sentence for the report's notes; it never ends a run. In
+//! a process of its own neither does one that crashes or hangs.
 //!
-//! The process reads one JSON object a line and answers each with one:
+//! Either is asked by the same JSON objects and answers with one each; the process reads and writes one a line:
 //!
 //! | request | reply |
 //! |---|---|
-//! | `{"cmd": "hello"}` | `{"ok": true, "python": …, "packages": {name: version}, "missing": {name: reason}}` |
+//! | `{"cmd": "hello", "threads": …}` | `{"ok": true, "python": …, "packages": {name: version}, "missing": {name: reason}}` |
 //! | `{"cmd": "setup"}` and [`PeerSetup`] | `{"ok": true, "peers": [name], "skipped": {name: reason}}` |
 //! | `{"cmd": "time", "peer": …, "repeats": …, "budget_s": …}` | `{"ok": true}` and [`PeerTimes`] |
-//! | `{"cmd": "quit"}` | none |
+//! | `{"cmd": "quit"}` | `{"ok": true}` |
 //!
 //! A reply `{"ok": false, "error": …}` says why not. Any package may be absent. The end of its input ends the process at
 //! once, even while it computes: then nobody waits for the answer any more.
@@ -37,13 +38,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use einfall::Tensor;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::record::{Case, Op, Sizes};
 use crate::interrupt::{self, Folder};
 
-const SCRIPT: &str = include_str!("peers.py");
+/// What answers, in Python: a program, and a module whose `Session` an [`Interpreter`] may ask.
+pub const SCRIPT: &str = include_str!("peers.py");
 
 /// Importing torch for the first time reads gigabytes.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(180);
@@ -57,6 +60,23 @@ const KEPT_LINES: usize = 40;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct PeerFailure(pub String);
+
+/// Arrays by role, shared with whoever reads them.
+pub type Lent = [(&'static str, Arc<Tensor>)];
+
+/// A Python that einfall runs in, so that no second one has to be started.
+pub trait Interpreter {
+    /// The reply to a request, both as JSON: what `Session.answer` of [`SCRIPT`] gives. Arrays come with a setup.
+    ///
+    /// # Errors
+    /// Whatever kept the script from answering at all.
+    fn answer(&self, request: &str, lent: &Lent) -> Result<String, PeerFailure>;
+
+    /// Whether the user wants the run to end.
+    fn interrupted(&self) -> bool {
+        false
+    }
+}
 
 /// The interpreter to use: the one given, else that of `$VIRTUAL_ENV`, else the first `python3` in `$PATH`.
 #[must_use]
@@ -85,7 +105,7 @@ pub struct Hello {
     pub missing: BTreeMap<String, String>,
 }
 
-/// A problem and where its data lies.
+/// A problem and where its data lies: in files for a process, in memory for an [`Interpreter`].
 #[derive(Clone, Debug, Serialize)]
 pub struct PeerSetup {
     /// What is computed.
@@ -102,6 +122,10 @@ pub struct PeerSetup {
     /// and `values` `(b, h, n, d)` as far as the operation needs them; `table` `(b, h, q, k)` for stored and looked-up
     /// keys. Stored keys are the rows that the table selects; shared and expanded ones are the first k rows.
     pub files: BTreeMap<String, PathBuf>,
+    /// Arrays by role, for an [`Interpreter`]: keys and values lie as the case has them, `(b, h, q, k, d)` for stored
+    /// and `(b, h, k, d)` for shared and expanded ones, the others as in the files.
+    #[serde(skip)]
+    pub lent: Vec<(&'static str, Arc<Tensor>)>,
     /// Threads a peer may use.
     pub threads: usize,
     /// Bytes that a peer may take by estimate; one that needs more is skipped.
@@ -184,33 +208,47 @@ impl DataFolder {
     }
 }
 
-/// A Python process that is started again after a crash.
-#[derive(Debug)]
-pub struct Peers {
-    python: PathBuf,
+/// Who answers.
+enum Python<'a> {
+    /// A process, started again after a crash.
+    Process { program: PathBuf, running: Option<Running> },
+    /// The one that we are in.
+    Here(&'a dyn Interpreter),
+}
+
+/// Python with its peers.
+pub struct Peers<'a> {
+    python: Python<'a>,
     threads: usize,
     timeout: Duration,
     hello: Hello,
     setup: Option<PeerSetup>,
-    running: Option<Running>,
 }
 
-impl Peers {
+impl<'a> Peers<'a> {
     /// Starts the interpreter and asks what it has.
     ///
     /// # Errors
     /// There is no such program, or it is no Python that can run the script.
     pub fn start(python: &Path, threads: usize) -> Result<Self, PeerFailure> {
-        let mut peers = Self {
-            python: python.to_owned(),
-            threads,
-            timeout: Duration::from_secs(120),
-            hello: Hello::default(),
-            setup: None,
-            running: None,
-        };
+        let mut peers = Self::new(Python::Process { program: python.to_owned(), running: None }, threads);
         peers.launch()?;
         Ok(peers)
+    }
+
+    /// Asks an interpreter that is there already what it has.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub fn inside(interpreter: &'a dyn Interpreter, threads: usize) -> Result<Self, PeerFailure> {
+        let mut peers = Self::new(Python::Here(interpreter), threads);
+        peers.launch()?;
+        Ok(peers)
+    }
+
+    fn new(python: Python<'a>, threads: usize) -> Self {
+        let (timeout, hello) = (Duration::from_secs(120), Hello::default());
+        Self { python, threads, timeout, hello, setup: None }
     }
 
     /// Sets how long a call of [`Peers::time`] may take, compiling included; 120 s unless set.
@@ -224,19 +262,26 @@ impl Peers {
         &self.hello
     }
 
-    /// The interpreter in use.
+    /// Whether data is handed over in files, not lent.
     #[must_use]
-    pub fn python(&self) -> &Path {
-        &self.python
+    pub fn reads_files(&self) -> bool {
+        matches!(self.python, Python::Process { .. })
     }
 
-    fn launch(&mut self) -> Result<&mut Running, PeerFailure> {
-        let mut running = Running::spawn(&self.python, self.threads)?;
-        self.hello = running.ask(&serde_json::json!({"cmd": "hello"}), HELLO_TIMEOUT)?;
-        Ok(self.running.insert(running))
+    fn launch(&mut self) -> Result<(), PeerFailure> {
+        if let Python::Process { program, running } = &mut self.python {
+            *running = Some(Running::spawn(program)?);
+        }
+        let request = serde_json::json!({"cmd": "hello", "threads": self.threads});
+        self.hello = self.ask(&request, &[], HELLO_TIMEOUT)?;
+        Ok(())
     }
 
-    /// Gives the process a problem. Its files must stay until the next setup.
+    fn is_down(&self) -> bool {
+        matches!(self.python, Python::Process { running: None, .. })
+    }
+
+    /// Gives Python a problem. Its files must stay until the next setup.
     ///
     /// # Errors
     /// The process died, or cannot work with such data at all.
@@ -244,7 +289,9 @@ impl Peers {
         if setup.threads != self.threads {
             // Libraries read the number of threads once, when they are loaded.
             self.threads = setup.threads;
-            self.running = None;
+            if let Python::Process { running, .. } = &mut self.python {
+                *running = None;
+            }
         }
         self.setup = Some(setup.clone());
         self.send_setup()
@@ -256,41 +303,70 @@ impl Peers {
         };
         let mut request = serde_json::to_value(&setup).map_err(|error| PeerFailure(error.to_string()))?;
         request["cmd"] = "setup".into();
-        if self.running.is_none() {
+        if self.is_down() {
             self.launch()?;
         }
-        self.ask(&request, SETUP_TIMEOUT)
+        self.ask(&request, &setup.lent, SETUP_TIMEOUT)
     }
 
     /// Times a peer on the current problem: warm-ups, then up to `repeats` calls, fewer once `budget` is spent.
     ///
     /// Call it in turn with our own runs, a few repeats each, so that a change of the machine's speed meets both. After a
-    /// failure the process is fresh again for the next peer; there is no use in asking for the same one again.
+    /// crash the process is fresh again for the next peer; there is no use in asking for the same one again.
     ///
     /// # Errors
     /// The peer raised, crashed, took longer than the timeout, or is not offered for this problem.
     pub fn time(&mut self, peer: &str, repeats: usize, budget: Duration) -> Result<PeerTimes, PeerFailure> {
-        if self.running.is_none() {
+        if self.is_down() {
             self.send_setup()?;
         }
         let request = serde_json::json!({
             "cmd": "time", "peer": peer, "repeats": repeats.max(1), "budget_s": budget.as_secs_f64(),
         });
-        let times = self.ask(&request, self.timeout);
+        let times = self.ask(&request, &[], self.timeout);
         thread::sleep(SETTLE);
         times
     }
 
-    fn ask<T: DeserializeOwned>(&mut self, request: &serde_json::Value, limit: Duration) -> Result<T, PeerFailure> {
-        let Some(running) = &mut self.running else {
-            return Err(PeerFailure("the process is not running".to_owned()));
-        };
-        let reply = running.ask(request, limit);
-        if running.gone {
-            self.running = None;
+    fn ask<T: DeserializeOwned>(
+        &mut self,
+        request: &serde_json::Value,
+        lent: &Lent,
+        limit: Duration,
+    ) -> Result<T, PeerFailure> {
+        match &mut self.python {
+            Python::Here(interpreter) => read_reply(&interpreter.answer(&request.to_string(), lent)?),
+            Python::Process { running, .. } => {
+                let Some(process) = running else {
+                    return Err(PeerFailure("the process is not running".to_owned()));
+                };
+                let reply = process.ask(request, limit).and_then(|line| read_reply(&line));
+                if process.gone {
+                    *running = None;
+                }
+                reply
+            }
         }
-        reply
     }
+}
+
+impl Drop for Peers<'_> {
+    fn drop(&mut self) {
+        if let Python::Here(interpreter) = self.python {
+            // It lives on: without our arrays, and with its settings as they were.
+            let _ = interpreter.answer(r#"{"cmd": "quit"}"#, &[]);
+        }
+    }
+}
+
+fn read_reply<T: DeserializeOwned>(text: &str) -> Result<T, PeerFailure> {
+    let reply: serde_json::Value =
+        serde_json::from_str(text).map_err(|error| PeerFailure(format!("its answer is no JSON: {error}")))?;
+    if reply["ok"] != true {
+        let reason = reply["error"].as_str().unwrap_or("it gave no reason").to_owned();
+        return Err(PeerFailure(reason));
+    }
+    serde_json::from_value(reply).map_err(|error| PeerFailure(format!("its answer lacks something: {error}")))
 }
 
 /// A process and its pipes; killed when dropped or interrupted.
@@ -306,20 +382,13 @@ struct Running {
 }
 
 impl Running {
-    fn spawn(python: &Path, threads: usize) -> Result<Self, PeerFailure> {
+    fn spawn(python: &Path) -> Result<Self, PeerFailure> {
         let failed = |error: io::Error| PeerFailure(format!("`{}` does not start: {error}", python.display()));
         let folder = Folder::new("einfall-peers-").map_err(failed)?;
         let script = folder.path().join("peers.py");
         fs::write(&script, SCRIPT).map_err(failed)?;
         let mut command = Command::new(python);
         command.arg(&script).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        for name in ["OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"] {
-            command.env(name, threads.to_string());
-        }
-        // Left set, these two make a current OpenBLAS use the kernels and blocks of another processor.
-        command.env_remove("OPENBLAS_CORETYPE").env_remove("OPENBLAS_L2_SIZE");
-        // Compile in the process itself, so that no idle workers stay around while we time.
-        command.env("TORCHINDUCTOR_COMPILE_THREADS", "1");
         let child = interrupt::spawn(&mut command).map_err(failed)?;
         let pipes = |child: &mut Child| (child.stdin.take(), child.stdout.take(), child.stderr.take());
         let (Some(requests), Some(stdout), Some(stderr)) = pipes(&mut locked(&child)) else {
@@ -339,35 +408,26 @@ impl Running {
         Ok(Self { child, requests, replies, last_words, listener, gone: false, _script: folder })
     }
 
-    fn ask<T: DeserializeOwned>(&mut self, request: &serde_json::Value, limit: Duration) -> Result<T, PeerFailure> {
+    /// Asks, and gives the line that comes back.
+    fn ask(&mut self, request: &serde_json::Value, limit: Duration) -> Result<String, PeerFailure> {
         let sent = writeln!(self.requests, "{request}").and_then(|()| self.requests.flush());
         let line = match sent {
             Ok(()) => self.replies.recv_timeout(limit),
             Err(_) => Err(RecvTimeoutError::Disconnected),
         };
-        let line = match line {
-            Ok(line) => line,
+        match line {
+            Ok(line) if serde_json::from_str::<serde_json::Value>(&line).is_ok() => Ok(line),
+            Ok(line) => {
+                // What writes something else cannot be talked to; the reason is in the line.
+                self.end();
+                Ok(line)
+            }
             Err(RecvTimeoutError::Timeout) => {
                 self.end();
-                return Err(PeerFailure(format!("no answer within {:.0} s", limit.as_secs_f64())));
+                Err(PeerFailure(format!("no answer within {:.0} s", limit.as_secs_f64())))
             }
-            Err(RecvTimeoutError::Disconnected) => return Err(self.crashed()),
-        };
-        let mut reply: serde_json::Value = match serde_json::from_str(&line) {
-            Ok(reply) => reply,
-            Err(error) => {
-                self.end();
-                return Err(PeerFailure(format!("its answer is no JSON: {error}")));
-            }
-        };
-        if reply["ok"] != true {
-            let reason = reply["error"].as_str().unwrap_or("it gave no reason").to_owned();
-            return Err(PeerFailure(reason));
+            Err(RecvTimeoutError::Disconnected) => Err(self.crashed()),
         }
-        if let Some(fields) = reply.as_object_mut() {
-            fields.remove("ok");
-        }
-        serde_json::from_value(reply).map_err(|error| PeerFailure(format!("its answer lacks something: {error}")))
     }
 
     /// Why the process ended, from its exit status and the end of its standard error.

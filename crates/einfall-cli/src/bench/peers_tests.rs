@@ -45,6 +45,7 @@ fn setup(op: Op, case: Case, folder: &DataFolder, data: &Data) -> PeerSetup {
         dtype: "f32".to_owned(),
         table_dtype: "i32".to_owned(),
         files,
+        lent: Vec::new(),
         threads: 1,
         memory_limit: 1 << 30,
         sample: 64,
@@ -244,6 +245,8 @@ fn the_end_of_its_input_ends_a_busy_process() {
     let mut command = Command::new(python);
     command.arg(&script).env("STARTED", &started).stdin(Stdio::piped()).stdout(Stdio::null());
     let mut child = command.spawn().unwrap();
+    let mut requests = child.stdin.take().unwrap();
+    writeln!(requests, r#"{{"cmd": "hello", "threads": 1}}"#).unwrap();
     let until = |seconds: u64, what: &mut dyn FnMut() -> bool| {
         let deadline = Instant::now() + Duration::from_secs(seconds);
         while !what() {
@@ -253,7 +256,7 @@ fn the_end_of_its_input_ends_a_busy_process() {
     };
     until(30, &mut || started.exists());
     assert!(child.try_wait().unwrap().is_none());
-    drop(child.stdin.take());
+    drop(requests);
     until(20, &mut || child.try_wait().unwrap().is_some());
 }
 
@@ -264,11 +267,56 @@ fn what_is_no_python_is_a_sentence_too() {
         [("read x; echo hello", "no JSON"), ("exit 3", "exit status: 3"), ("read x; echo '{}'", "no reason")]
     {
         let (_keep, path) = fake(body);
-        let failure = Peers::start(&path, 1).unwrap_err().to_string();
+        let failure = Peers::start(&path, 1).err().unwrap().to_string();
         assert!(failure.contains(reason), "{failure}");
     }
-    let failure = Peers::start(Path::new("/no/such/python"), 1).unwrap_err().to_string();
+    let failure = Peers::start(Path::new("/no/such/python"), 1).err().unwrap().to_string();
     assert!(failure.contains("does not start"), "{failure}");
+}
+
+/// A command, and the addresses of the arrays that came with it.
+type Asked = (String, Vec<(&'static str, *const u8)>);
+
+/// An interpreter that keeps what it was asked.
+#[derive(Default)]
+struct Recorder {
+    asked: Mutex<Vec<Asked>>,
+}
+
+impl Interpreter for Recorder {
+    fn answer(&self, request: &str, lent: &Lent) -> Result<String, PeerFailure> {
+        let request: serde_json::Value = serde_json::from_str(request).unwrap();
+        let command = request["cmd"].as_str().unwrap().to_owned();
+        let reply = match command.as_str() {
+            "hello" => r#"{"ok": true, "python": "3", "packages": {}, "missing": {}}"#,
+            "setup" => r#"{"ok": true, "peers": ["x"], "skipped": {}}"#,
+            "time" => r#"{"ok": false, "error": "out of luck"}"#,
+            _ => r#"{"ok": true}"#,
+        };
+        let addresses = lent.iter().map(|(role, array)| (*role, array.as_bytes().as_ptr())).collect();
+        self.asked.lock().unwrap().push((command, addresses));
+        Ok(reply.to_owned())
+    }
+}
+
+#[test]
+fn an_interpreter_that_is_there_is_lent_arrays_and_told_of_the_end() {
+    let recorder = Recorder::default();
+    let query = Arc::new(Tensor::from_slice(&[1.0f32, 2.0], &[2]).unwrap());
+    {
+        let mut peers = Peers::inside(&recorder, 1).unwrap();
+        assert!(!peers.reads_files());
+        let folder = DataFolder::new().unwrap();
+        let mut problem = setup(Op::Scores, Case::Shared, &folder, &Data::new());
+        problem.lent = vec![("query", Arc::clone(&query))];
+        assert_eq!(peers.setup(&problem).unwrap().peers, ["x"]);
+        let failure = peers.time("x", 1, Duration::from_secs(1)).unwrap_err().to_string();
+        assert_eq!(failure, "out of luck");
+    }
+    let asked = recorder.asked.into_inner().unwrap();
+    let commands: Vec<&str> = asked.iter().map(|(command, _)| command.as_str()).collect();
+    assert_eq!(commands, ["hello", "setup", "time", "quit"]);
+    assert_eq!(asked[1].1, [("query", query.as_bytes().as_ptr())]);
 }
 
 #[test]

@@ -9,6 +9,7 @@ use std::io::Write;
 use clap::CommandFactory;
 use einfall::{Einsum, View};
 
+use crate::Surroundings;
 use crate::arguments::{Cli, Command, Experiment};
 use crate::bench::keys;
 use crate::failure::Failure;
@@ -18,13 +19,13 @@ use crate::files::StoredArray;
 ///
 /// # Errors
 /// [`Failure`], with the exit code.
-pub fn run(cli: &Cli, out: &mut dyn Write) -> Result<(), Failure> {
+pub fn run(cli: &Cli, surroundings: &Surroundings<'_>, out: &mut dyn Write) -> Result<(), Failure> {
     match &cli.command {
         Command::Run(args) => run::run(args, out),
         Command::Explain(args) => explain::run(args, out),
         Command::Machine(args) => machine::run(args, out),
         Command::Bench(args) => match &args.experiment {
-            Experiment::Keys(args) => keys::run(args, out),
+            Experiment::Keys(args) => keys::run(args, surroundings, out),
         },
         Command::Completions { shell } => {
             // Generated into memory first: the generator panics where it cannot write.

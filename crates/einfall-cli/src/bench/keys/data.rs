@@ -3,6 +3,8 @@
 //! What the cases look at is the same numbers: stored keys are the rows that the table selects, shared and expanded
 //! ones the first k rows.
 
+use std::sync::Arc;
+
 use einfall::half::{bf16, f16};
 use einfall::{DType, Error, Tensor, TensorError, View};
 
@@ -70,11 +72,11 @@ pub(super) fn number(tensor: &Tensor, at: usize) -> f64 {
 /// Data that does not depend on k.
 pub(super) struct Rows {
     /// `(b, h, q, d)`.
-    pub(super) query: Tensor,
+    pub(super) query: Arc<Tensor>,
     /// `(b, h, n, d)`.
-    pub(super) keys: Tensor,
+    pub(super) keys: Arc<Tensor>,
     /// `(b, h, n, d)`.
-    pub(super) values: Tensor,
+    pub(super) values: Arc<Tensor>,
 }
 
 impl Rows {
@@ -82,7 +84,7 @@ impl Rows {
         let Sizes { b, h, q, n, d, .. } = options.sizes;
         let normal = |stream, shape: &[usize]| {
             let mut random = Random::new(options.seed, stream);
-            floats(options.dtype, shape, || random.normal())
+            floats(options.dtype, shape, || random.normal()).map(Arc::new)
         };
         Ok(Self {
             query: normal(1, &[b, h, q, d])?,
@@ -92,7 +94,7 @@ impl Rows {
     }
 
     /// Keys, or values for the operation that looks at these.
-    fn of(&self, values: bool) -> &Tensor {
+    fn of(&self, values: bool) -> &Arc<Tensor> {
         if values { &self.values } else { &self.keys }
     }
 }
@@ -101,11 +103,11 @@ impl Rows {
 pub(super) struct Lists {
     pub(super) sizes: Sizes,
     /// `(b, h, q, k)`: rows, none twice in a list.
-    pub(super) table: Tensor,
+    pub(super) table: Arc<Tensor>,
     /// The same for the oracle.
     pub(super) positions: Vec<u32>,
     /// `(b, h, q, k)`: what rows are weighted with.
-    pub(super) weights: Tensor,
+    pub(super) weights: Arc<Tensor>,
 }
 
 impl Lists {
@@ -128,7 +130,7 @@ impl Lists {
             _ => Tensor::from_slice(&positions.iter().map(|&at| i64::from(at)).collect::<Vec<_>>(), &shape)?,
         };
         let weights = floats(options.dtype, &shape, || random.uniform() * 2.0 / k as f64)?;
-        Ok(Self { sizes, table, positions, weights })
+        Ok(Self { sizes, table: Arc::new(table), positions, weights: Arc::new(weights) })
     }
 }
 
@@ -162,8 +164,8 @@ pub(super) struct Looked<'a> {
     sizes: Sizes,
     rows: &'a Rows,
     lists: &'a Lists,
-    keys: Option<Tensor>,
-    values: Option<Tensor>,
+    keys: Option<Arc<Tensor>>,
+    values: Option<Arc<Tensor>>,
 }
 
 impl<'a> Looked<'a> {
@@ -178,10 +180,10 @@ impl<'a> Looked<'a> {
         Ok(looked)
     }
 
-    fn made(&self, values: bool) -> Result<Option<Tensor>, Error> {
+    fn made(&self, values: bool) -> Result<Option<Arc<Tensor>>, Error> {
         let source = self.rows.of(values);
         let Sizes { b, h, n, k, d, .. } = self.sizes;
-        Ok(match self.case {
+        let made = match self.case {
             Case::SeparateStored => {
                 Some(einfall::einsum("bh[bhqk]d->bhqkd", &[source.view(), self.lists.table.view()])?)
             }
@@ -191,7 +193,22 @@ impl<'a> Looked<'a> {
                 Some(einfall::einsum("bhkd->bhkd", &[first])?)
             }
             Case::SeparateLookup | Case::All | Case::Window => None,
-        })
+        };
+        Ok(made.map(Arc::new))
+    }
+
+    /// The arrays of an operation by role, for peers that read them where they lie.
+    pub(super) fn lent(&self, op: Op) -> Vec<(&'static str, Arc<Tensor>)> {
+        let keys = ("keys", self.keys.as_ref().unwrap_or(&self.rows.keys));
+        let values = ("values", self.values.as_ref().unwrap_or(&self.rows.values));
+        let (query, weights) = (("query", &self.rows.query), ("weights", &self.lists.weights));
+        let table = (self.case == Case::SeparateLookup).then_some(("table", &self.lists.table));
+        let arrays = match op {
+            Op::Scores => vec![query, keys],
+            Op::Values => vec![weights, values],
+            Op::Attention => vec![query, keys, values],
+        };
+        arrays.into_iter().chain(table).map(|(role, array)| (role, Arc::clone(array))).collect()
     }
 
     /// The equation of one contraction, and a length that it needs.

@@ -19,36 +19,22 @@ use einfall::{CpuDevice, Device, Isa, Machine};
 
 use super::record::{self, BenchReport, Settings};
 use super::{summary, table, units};
+use crate::Surroundings;
 use crate::arguments::KeysArgs;
 use crate::failure::Failure;
 use crate::{host, interrupt};
 use options::Options;
 
-/// Runs the experiment.
+/// Runs the experiment, and writes what it found to `out` and to files.
 ///
 /// # Errors
 /// [`Failure`]: what was asked for makes no sense, files cannot be written, or a result of ours is wrong.
-pub fn run(args: &KeysArgs, out: &mut dyn Write) -> Result<(), Failure> {
+pub fn run(args: &KeysArgs, surroundings: &Surroundings<'_>, out: &mut dyn Write) -> Result<(), Failure> {
     interrupt::watch();
     let options = Options::new(args)?;
     check_memory(&options)?;
     let folder = write::Folder::open(&args.out)?;
-    let device = measured_device(args)?;
-    let mut report = BenchReport {
-        machine: about(device.machine(), &options),
-        settings: Settings {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            unix_time: write::unix_time(),
-            threads: device.machine().threads,
-            dtype: options.dtype.name().to_owned(),
-            table_dtype: options.table_dtype.name().to_owned(),
-            sizes: options.sizes,
-            peers: std::collections::BTreeMap::new(),
-            command: write::command(std::env::args_os()),
-        },
-        ..BenchReport::default()
-    };
-    run::measure(args, &options, &device, &mut report)?;
+    let report = measured(args, &options, surroundings)?;
     folder.write(&report)?;
     if args.json {
         out.write_all(report.to_json().as_bytes())?;
@@ -61,6 +47,43 @@ pub fn run(args: &KeysArgs, out: &mut dyn Write) -> Result<(), Failure> {
         writeln!(out, "{}", folder.written(&report))?;
     }
     out.flush()?;
+    check_results(&report)
+}
+
+/// Runs the experiment, and writes no files.
+///
+/// # Errors
+/// As [`run`].
+pub fn measure(args: &KeysArgs, surroundings: &Surroundings<'_>) -> Result<BenchReport, Failure> {
+    let options = Options::new(args)?;
+    check_memory(&options)?;
+    let report = measured(args, &options, surroundings)?;
+    check_results(&report)?;
+    Ok(report)
+}
+
+fn measured(args: &KeysArgs, options: &Options, surroundings: &Surroundings<'_>) -> Result<BenchReport, Failure> {
+    let device = measured_device(args)?;
+    let mut report = BenchReport {
+        machine: about(device.machine(), options),
+        settings: Settings {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            unix_time: write::unix_time(),
+            threads: device.machine().threads,
+            dtype: options.dtype.name().to_owned(),
+            table_dtype: options.table_dtype.name().to_owned(),
+            sizes: options.sizes,
+            peers: std::collections::BTreeMap::new(),
+            command: write::command(surroundings.words.iter().cloned()),
+        },
+        ..BenchReport::default()
+    };
+    run::measure(args, options, &device, surroundings.interpreter, &mut report)?;
+    Ok(report)
+}
+
+/// Fails where a result of ours is wrong.
+fn check_results(report: &BenchReport) -> Result<(), Failure> {
     let wrong: Vec<String> = report
         .rows
         .iter()

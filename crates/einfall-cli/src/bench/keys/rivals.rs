@@ -1,39 +1,44 @@
-//! Peers in a Python process for one problem at a time: which take part, and their data in files.
+//! Peers in Python for one problem at a time: which take part, and their data: in files for a process, lent to the
+//! interpreter that we run in.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use einfall::Tensor;
 
-use super::data::{Lists, Rows};
+use super::data::{Lists, Looked, Rows};
 use super::oracle::SAMPLE;
-use crate::bench::peers::{DataFolder, PeerSetup, PeerTimes, Peers, find_python};
+use crate::bench::peers::{DataFolder, Interpreter, PeerFailure, PeerSetup, PeerTimes, Peers, find_python};
 use crate::bench::record::{BenchReport, Case, Op};
 use crate::failure::Failure;
 use crate::host;
 
-/// The process and the folder that it reads from.
-pub(super) struct Rivals {
-    peers: Peers,
-    folder: DataFolder,
+/// Python, and the folder that a process reads from.
+pub(super) struct Rivals<'a> {
+    peers: Peers<'a>,
+    folder: Option<DataFolder>,
     files: BTreeMap<String, PathBuf>,
     threads: usize,
 }
 
-impl Rivals {
-    /// Starts Python; without one the report says so, and there are no rivals.
+impl<'a> Rivals<'a> {
+    /// Starts Python, or asks the interpreter that we are in where no other is wanted; without one the report says so,
+    /// and there are no rivals.
     pub(super) fn start(
-        python: Option<&std::path::Path>,
+        python: Option<&Path>,
+        interpreter: Option<&'a dyn Interpreter>,
         threads: usize,
         rows: &Rows,
         report: &mut BenchReport,
     ) -> Result<Option<Self>, Failure> {
-        let Some(python) = find_python(python) else {
-            report.notes.push("no peers: there is no python3\nhint: give one with `--python PATH`".replace('\n', "; "));
-            return Ok(None);
+        let peers = match (python, interpreter) {
+            (None, Some(interpreter)) => Peers::inside(interpreter, threads),
+            _ => find_python(python)
+                .ok_or_else(|| PeerFailure("there is no python3; hint: give one with `--python PATH`".to_owned()))
+                .and_then(|python| Peers::start(&python, threads)),
         };
-        let peers = match Peers::start(&python, threads) {
+        let peers = match peers {
             Ok(peers) => peers,
             Err(failure) => {
                 report.notes.push(format!("no peers: {failure}"));
@@ -46,7 +51,7 @@ impl Rivals {
         report.notes.extend(
             hello.missing.iter().filter(|(name, _)| *name != "jax").map(|(name, why)| format!("without {name}: {why}")),
         );
-        let folder = DataFolder::new().map_err(no_room)?;
+        let folder = peers.reads_files().then(DataFolder::new).transpose().map_err(no_room)?;
         let mut rivals = Self { peers, folder, files: BTreeMap::new(), threads };
         for (role, tensor) in [("query", &rows.query), ("keys", &rows.keys), ("values", &rows.values)] {
             rivals.file(role, tensor)?;
@@ -55,8 +60,10 @@ impl Rivals {
     }
 
     fn file(&mut self, role: &str, tensor: &Tensor) -> Result<(), Failure> {
-        let path = self.folder.write(role, tensor.as_bytes()).map_err(no_room)?;
-        self.files.insert(role.to_owned(), path);
+        if let Some(folder) = &self.folder {
+            let path = folder.write(role, tensor.as_bytes()).map_err(no_room)?;
+            self.files.insert(role.to_owned(), path);
+        }
         Ok(())
     }
 
@@ -66,12 +73,18 @@ impl Rivals {
         self.file("weights", &lists.weights)
     }
 
-    /// Gives the process a problem; returns the names of those that take it. Why others do not goes to `notes`.
+    /// Whether peers hold arrays of their own.
+    pub(super) fn copies(&self) -> bool {
+        self.folder.is_some()
+    }
+
+    /// Gives Python a problem; returns the names of those that take it. Why others do not goes to `notes`.
     pub(super) fn offer(
         &mut self,
         op: Op,
         case: Case,
         lists: &Lists,
+        looked: &Looked<'_>,
         table_dtype: &str,
         notes: &mut Vec<String>,
     ) -> Vec<String> {
@@ -86,6 +99,7 @@ impl Rivals {
             dtype: lists.weights.dtype().name().to_owned(),
             table_dtype: table_dtype.to_owned(),
             files: self.files.clone(),
+            lent: if self.copies() { Vec::new() } else { looked.lent(op) },
             threads: self.threads,
             memory_limit: host::available_bytes().map_or(4 << 30, |bytes| bytes / 3),
             sample: SAMPLE,

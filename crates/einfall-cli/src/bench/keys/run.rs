@@ -10,6 +10,7 @@ use super::oracle::{Compared, Oracle};
 use super::ours::{Call, Equations};
 use super::rivals::Rivals;
 use crate::arguments::KeysArgs;
+use crate::bench::peers::Interpreter;
 use crate::bench::record::{BenchReport, BenchRow, Case, EINFALL, EINFALL_COMPOSED, FloorKind, Op, Sizes};
 use crate::bench::units;
 use crate::counting::peak_during;
@@ -25,6 +26,7 @@ pub(super) fn measure(
     args: &KeysArgs,
     options: &Options,
     device: &CpuDevice,
+    interpreter: Option<&dyn Interpreter>,
     report: &mut BenchReport,
 ) -> Result<(), Failure> {
     let groups = options.groups();
@@ -35,7 +37,8 @@ pub(super) fn measure(
     let rows = Rows::new(options)?;
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
     let pool = pool.map_err(|error| Failure::internal(format!("could not start {threads} threads: {error}")))?;
-    let mut rivals = if args.peers { Rivals::start(args.python.as_deref(), threads, &rows, report)? } else { None };
+    let mut rivals =
+        if args.peers { Rivals::start(args.python.as_deref(), interpreter, threads, &rows, report)? } else { None };
     general_notes(options, device, report);
 
     progress.start_clock();
@@ -44,7 +47,8 @@ pub(super) fn measure(
         if let Some(rivals) = &mut rivals {
             rivals.lists(&lists)?;
         }
-        let bench = Bench { options, device, pool: &pool, rows: &rows, lists: &lists, group, progress: &progress };
+        let bench =
+            Bench { options, device, interpreter, pool: &pool, rows: &rows, lists: &lists, group, progress: &progress };
         bench.run(rivals.as_mut(), report)?;
     }
     progress.finish();
@@ -81,6 +85,7 @@ fn general_notes(options: &Options, device: &CpuDevice, report: &mut BenchReport
 struct Bench<'a> {
     options: &'a Options,
     device: &'a CpuDevice,
+    interpreter: Option<&'a dyn Interpreter>,
     pool: &'a rayon::ThreadPool,
     rows: &'a Rows,
     lists: &'a Lists,
@@ -91,6 +96,7 @@ struct Bench<'a> {
 /// What our engine did on one case.
 struct Ours<'a> {
     case: Case,
+    looked: &'a Looked<'a>,
     call: Call<'a>,
     seconds: Vec<f64>,
     compared: Compared,
@@ -98,10 +104,11 @@ struct Ours<'a> {
 }
 
 impl Bench<'_> {
-    fn run(&self, mut rivals: Option<&mut Rivals>, report: &mut BenchReport) -> Result<(), Failure> {
+    fn run(&self, mut rivals: Option<&mut Rivals<'_>>, report: &mut BenchReport) -> Result<(), Failure> {
         let Group { op, k, cases } = self.group;
+        let copies = rivals.as_ref().is_some_and(|rivals| rivals.copies());
         let fitting: Vec<Case> =
-            cases.iter().copied().filter(|&case| self.takes_part(case, rivals.is_some(), &mut report.notes)).collect();
+            cases.iter().copied().filter(|&case| self.takes_part(case, copies, &mut report.notes)).collect();
         self.progress.advance((cases.len() - fitting.len()) as u64);
         let looked = fitting.iter().map(|&case| Looked::new(*op, case, self.rows, self.lists));
         let looked = looked.collect::<Result<Vec<_>, Error>>()?;
@@ -110,6 +117,7 @@ impl Bench<'_> {
         for ((&case, looked), equations) in fitting.iter().zip(&looked).zip(&equations) {
             self.progress.message(&format!("{op} {case} k={k}: comparing"));
             ours.push(self.check(case, looked, equations)?);
+            self.go_on()?;
         }
         // Cases take turns.
         let (repeats, budget) = (self.share_of_repeats(), self.options.budget / ROUNDS);
@@ -118,6 +126,7 @@ impl Bench<'_> {
             for one in &mut ours {
                 self.progress.message(&format!("{op} {} k={k}", one.case));
                 one.seconds.extend(one.call.time(repeats, budget)?);
+                self.go_on()?;
             }
         }
         for mut one in ours {
@@ -132,12 +141,20 @@ impl Bench<'_> {
         Ok(())
     }
 
+    /// Fails where the user wants the run to end.
+    fn go_on(&self) -> Result<(), Failure> {
+        match self.interpreter {
+            Some(interpreter) if interpreter.interrupted() => Err(Failure::internal("interrupted")),
+            _ => Ok(()),
+        }
+    }
+
     fn share_of_repeats(&self) -> usize {
         self.options.repeats.div_ceil(ROUNDS as usize)
     }
 
     /// Whether a case is measured; why not goes to the notes.
-    fn takes_part(&self, case: Case, rivals: bool, notes: &mut Vec<String>) -> bool {
+    fn takes_part(&self, case: Case, copies: bool, notes: &mut Vec<String>) -> bool {
         let Group { op, k, .. } = self.group;
         if case == Case::Window {
             return *op != Op::Attention;
@@ -145,8 +162,8 @@ impl Bench<'_> {
         if case != Case::SeparateStored {
             return true;
         }
-        // Peers hold a copy of their own.
-        let need = stored_bytes(self.lists.sizes, *op, self.options.dtype) * if rivals { 2 } else { 1 };
+        // Peers may hold a copy of their own.
+        let need = stored_bytes(self.lists.sizes, *op, self.options.dtype) * if copies { 2 } else { 1 };
         let limit = host::available_bytes().map_or(u64::MAX, |bytes| bytes / 3);
         if need > limit {
             let (need, limit) = (units::bytes(need as f64), units::bytes(limit as f64));
@@ -158,14 +175,14 @@ impl Bench<'_> {
     }
 
     /// Plans a case, compares a sample of its result, and counts the memory that a call takes.
-    fn check<'b>(&'b self, case: Case, looked: &'b Looked<'_>, equations: &'b Equations) -> Result<Ours<'b>, Error> {
+    fn check<'b>(&'b self, case: Case, looked: &'b Looked<'b>, equations: &'b Equations) -> Result<Ours<'b>, Error> {
         let op = self.group.op;
         let call = Call::new(op, looked, equations, self.device, self.pool, self.lists.sizes.d)?;
         let oracle = self.oracle(case, self.options.dtype.accumulator());
         let compared = oracle.check(&call.run()?);
         let (result, peak_bytes) = peak_during(|| call.run());
         drop(result?);
-        Ok(Ours { case, call, seconds: Vec::new(), compared, peak_bytes })
+        Ok(Ours { case, looked, call, seconds: Vec::new(), compared, peak_bytes })
     }
 
     fn oracle(&self, case: Case, sums_in: einfall::DType) -> Oracle<'_> {
@@ -176,14 +193,14 @@ impl Bench<'_> {
     fn beside(
         &self,
         ours: &mut Ours<'_>,
-        rivals: &mut Rivals,
+        rivals: &mut Rivals<'_>,
         (repeats, budget): (usize, Duration),
         notes: &mut Vec<String>,
-    ) -> Result<Vec<BenchRow>, Error> {
+    ) -> Result<Vec<BenchRow>, Failure> {
         let Group { op, k, .. } = self.group;
         let case = ours.case;
         self.progress.message(&format!("{op} {case} k={k}: peers read the data"));
-        let names = rivals.offer(*op, case, self.lists, self.options.table_dtype.name(), notes);
+        let names = rivals.offer(*op, case, self.lists, ours.looked, self.options.table_dtype.name(), notes);
         let oracle = self.oracle(case, self.options.dtype);
         let mut rows: Vec<BenchRow> = Vec::new();
         let mut samples: Vec<Vec<f64>> = Vec::new();
@@ -194,6 +211,7 @@ impl Bench<'_> {
                 if out.contains(&name.as_str()) {
                     continue;
                 }
+                self.go_on()?;
                 self.progress.message(&format!("{op} {case} k={k}: {name}"));
                 let times = match rivals.time(name, self.share_of_repeats(), self.options.budget / ROUNDS) {
                     Ok(times) => times,
