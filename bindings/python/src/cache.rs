@@ -7,7 +7,7 @@ use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use einfall::{Argument, DType, Error, Plan, View};
+use einfall::{Argument, DType, Device, Error, Plan, View};
 use lru::LruCache;
 use pyo3::prelude::*;
 use pyo3::types::PyString;
@@ -81,8 +81,8 @@ fn plans() -> MutexGuard<'static, Plans> {
 static HITS: AtomicU64 = AtomicU64::new(0);
 static MISSES: AtomicU64 = AtomicU64::new(0);
 
-/// The plan of a call, made now if it is not known.
-pub(crate) fn prepare(equation: &str, views: &[View<'_>], options: &Options) -> Result<Arc<Prepared>, Error> {
+/// All that a plan on some device depends on.
+pub(crate) fn key(equation: &str, views: &[View<'_>], options: &Options) -> Words {
     let mut key = Words::new();
     push_text(&mut key, equation);
     key.push(views.len() as u64);
@@ -90,6 +90,12 @@ pub(crate) fn prepare(equation: &str, views: &[View<'_>], options: &Options) -> 
         push_argument(&mut key, view.dtype(), view.shape(), view.strides());
     }
     options.push(&mut key);
+    key
+}
+
+/// The plan of a call, made now if it is not known.
+pub(crate) fn prepare(equation: &str, views: &[View<'_>], options: &Options) -> Result<Arc<Prepared>, Error> {
+    let key = key(equation, views, options);
     if let Some(prepared) = plans().get(&key[..]) {
         HITS.fetch_add(1, Ordering::Relaxed);
         return Ok(Arc::clone(prepared));
@@ -134,7 +140,17 @@ pub(crate) fn prepare_plain(equation: &Bound<'_, PyString>, views: &[View<'_>]) 
 
 /// A plan, made anew.
 pub(crate) fn plan(equation: &str, arguments: Vec<Argument>, options: &Options) -> Result<Plan, Error> {
-    let einsum = options.einsum(equation).device(device()?);
+    plan_on(device()?, equation, arguments, options)
+}
+
+/// The same for a device.
+pub(crate) fn plan_on(
+    device: &dyn Device,
+    equation: &str,
+    arguments: Vec<Argument>,
+    options: &Options,
+) -> Result<Plan, Error> {
+    let einsum = options.einsum(equation).device(device);
     Ok(einsum.plan_for(arguments, options.out.clone())?.plan().clone())
 }
 

@@ -9,11 +9,12 @@ use smallvec::SmallVec;
 
 use crate::array::{self, Unusable};
 use crate::cache::{Prepared, prepare, prepare_plain};
+use crate::cuda;
 use crate::error::to_python;
 use crate::kind::{Kind, common_kind, imported};
 use crate::options::{self, Options};
 use crate::run::{Views, prepared, promote_like_torch, run_fresh, run_into};
-use crate::torch;
+use crate::torch::{self, Place, Tensors};
 
 /// The keyword arguments, as they were given.
 #[derive(Clone, Default)]
@@ -124,9 +125,13 @@ pub(crate) fn call<'py>(
         Kind::Torch if !torch::must_dispatch(py, operands)? => on_torch(py, equation, operands, options, keywords),
         Kind::Torch | Kind::TorchSubclass => in_python(py, "einfall.torch", equation, operands, &options, keywords),
         Kind::Jax => in_python(py, "einfall.jax", equation, operands, &options, keywords),
-        Kind::CuPy => Err(PyNotImplementedError::new_err(
-            "arrays of CuPy are on a GPU, which is not supported yet\nhint: move them with `cupy.asnumpy`",
-        )),
+        Kind::CuPy if keywords.out.is_some() || keywords.order.is_some() || keywords.casting.is_some() => {
+            Err(PyNotImplementedError::new_err("`out`, `order` and `casting` are not there for arrays of CuPy"))
+        }
+        Kind::CuPy => {
+            let dtype = keywords.dtype.as_ref().map(options::dtype).transpose()?;
+            cuda::on_cupy(py, equation, operands, options, dtype)
+        }
         Kind::Other if imported(py, "numpy")?.is_some() => on_numpy(py, equation, operands, options, keywords),
         Kind::Other => Err(PyTypeError::new_err("no operand is an array of NumPy, torch or JAX")),
     }
@@ -462,13 +467,7 @@ fn on_torch<'py>(
     mut options: Options,
     keywords: &Keywords<'py>,
 ) -> PyResult<Bound<'py, PyAny>> {
-    let mut made = Vec::new();
-    let mut views = Views::new();
-    for (number, operand) in operands.iter().enumerate() {
-        let (view, resolved) = torch::view(number, operand)?;
-        views.push(view);
-        made.extend(resolved);
-    }
+    let Tensors { views, made: _made, place } = torch::views(operands)?;
     options.dtype = match &keywords.dtype {
         Some(dtype) => Some(options::dtype(dtype)?),
         None => torch_dtype(py, equation, &views, &options)?,
@@ -477,15 +476,23 @@ fn on_torch<'py>(
         if common_kind(std::slice::from_ref(out))? != Kind::Torch {
             return Err(PyTypeError::new_err("`out` is not a torch tensor, but the operands are"));
         }
-        let (view, resolved) = torch::view(operands.len(), out)?;
+        let (view, resolved, out_place) = torch::view(operands.len(), out)?;
+        if out_place != place {
+            return Err(PyValueError::new_err("`out` is on another device than the operands"));
+        }
         if resolved.is_some() {
             return Err(PyValueError::new_err("`out` is a conjugate or negative view"));
+        }
+        if place != Place::Cpu {
+            // In stream order, whatever overlaps.
+            let result = run_torch(py, equation, &views, &options, place)?;
+            return out.call_method1("copy_", (result,));
         }
         options.out = Some(Argument { dtype: view.dtype(), layout: view.layout().clone() });
         write_into(py, equation, &views, options, view.as_ptr().cast_mut())?;
         return Ok(out.clone());
     }
-    run_torch(py, equation, &views, &options)
+    run_torch(py, equation, &views, &options, place)
 }
 
 /// What torch's dispatcher calls at last; a result of a given shape takes lengths from it.
@@ -498,13 +505,7 @@ pub(crate) fn torch_kernel<'py>(
 ) -> PyResult<Bound<'py, PyAny>> {
     let mut options = keywords.options()?;
     let Some(shape) = shape else { return on_torch(py, equation, operands, options, keywords) };
-    let mut made = Vec::new();
-    let mut views = Views::new();
-    for (number, operand) in operands.iter().enumerate() {
-        let (view, resolved) = torch::view(number, operand)?;
-        views.push(view);
-        made.extend(resolved);
-    }
+    let Tensors { views, made: _made, place } = torch::views(operands)?;
     let dtype = match &keywords.dtype {
         Some(dtype) => Some(options::dtype(dtype)?),
         None => {
@@ -516,7 +517,7 @@ pub(crate) fn torch_kernel<'py>(
     options.dtype = dtype;
     let dtype = dtype.ok_or_else(|| PyValueError::new_err("operands are missing"))?;
     options.out = Some(Argument { dtype, layout: Layout::contiguous(&shape) });
-    run_torch(py, equation, &views, &options)
+    run_torch(py, equation, &views, &options, place)
 }
 
 /// Runs into a new tensor.
@@ -525,10 +526,14 @@ pub(crate) fn run_torch<'py>(
     equation: &str,
     views: &Views,
     options: &Options,
+    place: Place,
 ) -> PyResult<Bound<'py, PyAny>> {
+    if let Place::Cuda(ordinal) = place {
+        return cuda::run_torch(py, ordinal, equation, views, options);
+    }
     let prepared = prepared(py, equation, views, options)?;
     let (dtype, shape) = prepared.result();
-    let (tensor, data) = torch::empty(py, dtype, shape)?;
+    let (tensor, data) = torch::empty(py, dtype, shape, None)?;
     // SAFETY: torch has just made the tensor, row-major, and nobody else has seen it.
     unsafe { run_fresh(py, &prepared, views, data)? };
     Ok(tensor)

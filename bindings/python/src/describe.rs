@@ -49,7 +49,7 @@ fn argument(number: usize, given: &Bound<'_, PyAny>, dtype: DType) -> PyResult<A
     let view = match kind(given)? {
         // SAFETY: an array; the view is not read, only described.
         Kind::NumPy => unsafe { array::view(given) }.ok(),
-        Kind::Torch => torch::view(number, given).ok().map(|(view, _)| view),
+        Kind::Torch => torch::view(number, given).ok().map(|(view, ..)| view),
         _ => None,
     };
     if let Some(view) = view {

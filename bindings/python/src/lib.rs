@@ -8,6 +8,7 @@ mod array;
 mod bench;
 mod cache;
 mod call;
+mod cuda;
 mod describe;
 mod device;
 mod error;

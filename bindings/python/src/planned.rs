@@ -8,11 +8,12 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
+use crate::array;
 use crate::cache::{self, Prepared};
 use crate::call::{Keywords, Operands, call, run_numpy};
 use crate::kind::{Kind, common_kind};
 use crate::run::{Views, prepared, run_fresh};
-use crate::{array, torch};
+use crate::torch::{self, Place, Tensors};
 
 /// An einsum that is planned for certain shapes: call it with arrays, or print it to see what it does.
 #[pyclass(frozen, weakref, module = "einfall", name = "Plan")]
@@ -207,18 +208,14 @@ impl Planned {
             }
         }
         if out.is_none() && kind == Kind::Torch && !torch::must_dispatch(py, &operands)? {
-            let mut views = Views::new();
-            let mut made = Vec::new();
-            for (number, operand) in operands.iter().enumerate() {
-                let (view, resolved) = torch::view(number, operand)?;
-                views.push(view);
-                made.extend(resolved);
-            }
+            let Tensors { views, made: _made, place } = torch::views(&operands)?;
             // Where types differ torch promotes in its own way.
-            if views.iter().zip(&self.arguments).all(|(view, argument)| view.dtype() == argument.dtype) {
+            if place == Place::Cpu
+                && views.iter().zip(&self.arguments).all(|(view, argument)| view.dtype() == argument.dtype)
+            {
                 let prepared = self.prepared(py, &views)?;
                 let (dtype, shape) = prepared.result();
-                let (tensor, data) = torch::empty(py, dtype, shape)?;
+                let (tensor, data) = torch::empty(py, dtype, shape, None)?;
                 // SAFETY: torch has just made the tensor, row-major, and nobody else has seen it.
                 unsafe { run_fresh(py, &prepared, &views, data)? };
                 return Ok(tensor);

@@ -6,13 +6,14 @@ use std::ffi::{c_int, c_void};
 use std::ptr;
 
 use einfall::{DType, Layout, View};
-use pyo3::exceptions::{PyNotImplementedError, PyTypeError};
+use pyo3::exceptions::{PyNotImplementedError, PyTypeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyCapsule, PyDict, PyTuple};
 
 use crate::kind::imported;
+use crate::run::Views;
 
 /// `DLTensor` of DLPack 1.
 #[repr(C)]
@@ -120,10 +121,14 @@ pub(crate) fn must_dispatch(py: Python<'_>, operands: &[Bound<'_, PyAny>]) -> Py
     if torch.forward_mode.bind(py).getattr(intern!(py, "_current_level"))?.extract::<i64>()? >= 0 {
         return Ok(true);
     }
-    if torch.autocast.bind(py).call1((intern!(py, "cpu"),))?.is_truthy()? {
+    let mut records = false;
+    let device = match operands.first() {
+        Some(first) if first.getattr(intern!(py, "is_cuda"))?.is_truthy()? => intern!(py, "cuda"),
+        _ => intern!(py, "cpu"),
+    };
+    if torch.autocast.bind(py).call1((device,))?.is_truthy()? {
         return Ok(true);
     }
-    let mut records = false;
     for operand in operands {
         records |= operand.getattr(intern!(py, "requires_grad"))?.is_truthy()?;
     }
@@ -137,17 +142,17 @@ pub(crate) fn must_dispatch(py: Python<'_>, operands: &[Bound<'_, PyAny>]) -> Py
 pub(crate) fn view<'py>(
     number: usize,
     tensor: &Bound<'py, PyAny>,
-) -> PyResult<(View<'static>, Option<Bound<'py, PyAny>>)> {
+) -> PyResult<(View<'static>, Option<Bound<'py, PyAny>>, Place)> {
     let py = tensor.py();
     let described = match torch(py)?.api {
         Some(api) => describe(api, tensor)?,
         None => ask(tensor)?,
     };
-    let Described { on_cpu, view } = described;
-    if !on_cpu {
+    let Described { place, view } = described;
+    if place == Place::Other {
         let device = tensor.getattr("device")?.str()?;
         return Err(PyNotImplementedError::new_err(format!(
-            "operand {number} is on `{device}`: only tensors on the CPU are supported yet\nhint: move it with `.cpu()`"
+            "operand {number} is on `{device}`: only the CPU and NVIDIA GPUs are supported\nhint: move it with `.cpu()`"
         )));
     }
     let Some(view) = view else {
@@ -162,14 +167,56 @@ pub(crate) fn view<'py>(
     };
     if lazy {
         let real = tensor.call_method0("resolve_conj")?.call_method0("resolve_neg")?;
-        let (view, _) = self::view(number, &real)?;
-        return Ok((view, Some(real)));
+        let (view, _, place) = self::view(number, &real)?;
+        return Ok((view, Some(real), place));
     }
-    Ok((view, None))
+    Ok((view, None, place))
+}
+
+/// Where a tensor is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// In the host's memory.
+    Cpu,
+    /// On a GPU of NVIDIA: the host must not read it.
+    Cuda(usize),
+    /// Anywhere else.
+    Other,
+}
+
+/// The tensors of a call.
+pub(crate) struct Tensors<'py> {
+    pub(crate) views: Views,
+    /// What had to be made from those given; the views need it.
+    pub(crate) made: Vec<Bound<'py, PyAny>>,
+    pub(crate) place: Place,
+}
+
+/// Views of tensors in one place.
+///
+/// # Errors
+/// As [`view`], and where they are in several places.
+pub(crate) fn views<'py>(operands: &[Bound<'py, PyAny>]) -> PyResult<Tensors<'py>> {
+    let mut tensors = Tensors { views: Views::new(), made: Vec::new(), place: Place::Cpu };
+    for (number, operand) in operands.iter().enumerate() {
+        let (view, made, place) = view(number, operand)?;
+        if number > 0 && place != tensors.place {
+            let device = |number: usize| operands[number].getattr("device").and_then(|device| device.str());
+            return Err(PyValueError::new_err(format!(
+                "operand 0 is on `{}` but operand {number} on `{}`\nhint: all operands and tables must be on one device",
+                device(0)?,
+                device(number)?
+            )));
+        }
+        tensors.place = place;
+        tensors.views.push(view);
+        tensors.made.extend(made);
+    }
+    Ok(tensors)
 }
 
 struct Described {
-    on_cpu: bool,
+    place: Place,
     /// Missing where the element type is unknown.
     view: Option<View<'static>>,
 }
@@ -192,7 +239,11 @@ fn describe(api: &ExchangeApi, tensor: &Bound<'_, PyAny>) -> PyResult<Described>
     if unsafe { function(tensor.as_ptr().cast(), &mut described) } != 0 {
         return Err(PyErr::fetch(tensor.py()));
     }
-    let on_cpu = described.device_type == 1;
+    let place = match described.device_type {
+        1 => Place::Cpu,
+        2 => Place::Cuda(described.device_id as usize),
+        _ => Place::Other,
+    };
     let dtype = match (described.code, described.bits) {
         (6, 8) => DType::Bool,
         (0, 8) => DType::I8,
@@ -209,10 +260,10 @@ fn describe(api: &ExchangeApi, tensor: &Bound<'_, PyAny>) -> PyResult<Described>
         (2, 64) => DType::F64,
         (5, 64) => DType::C64,
         (5, 128) => DType::C128,
-        _ => return Ok(Described { on_cpu, view: None }),
+        _ => return Ok(Described { place, view: None }),
     };
-    if described.lanes != 1 || !on_cpu {
-        return Ok(Described { on_cpu, view: None });
+    if described.lanes != 1 || place == Place::Other {
+        return Ok(Described { place, view: None });
     }
     let rank = described.ndim as usize;
     let (lens, steps): (&[i64], &[i64]) = match rank {
@@ -223,19 +274,25 @@ fn describe(api: &ExchangeApi, tensor: &Bound<'_, PyAny>) -> PyResult<Described>
         },
     };
     let data = described.data.cast::<u8>().wrapping_add(described.byte_offset as usize);
-    Ok(Described { on_cpu, view: Some(from_parts(data, dtype, lens, steps)) })
+    Ok(Described { place, view: Some(from_parts(data, dtype, lens, steps)) })
 }
 
 /// The slow way, for older versions.
 fn ask(tensor: &Bound<'_, PyAny>) -> PyResult<Described> {
-    let on_cpu = tensor.getattr("is_cpu")?.is_truthy()?;
+    let place = if tensor.getattr("is_cpu")?.is_truthy()? {
+        Place::Cpu
+    } else if tensor.getattr("is_cuda")?.is_truthy()? {
+        Place::Cuda(tensor.call_method0("get_device")?.extract()?)
+    } else {
+        Place::Other
+    };
     let name = tensor.getattr("dtype")?.str()?;
     let dtype = name.to_str()?.strip_prefix("torch.").and_then(|name| name.parse().ok());
-    let Some(dtype) = dtype.filter(|_| on_cpu) else { return Ok(Described { on_cpu, view: None }) };
+    let Some(dtype) = dtype.filter(|_| place != Place::Other) else { return Ok(Described { place, view: None }) };
     let lens: Vec<i64> = tensor.getattr("shape")?.extract()?;
     let steps: Vec<i64> = tensor.call_method0("stride")?.extract()?;
     let data: usize = tensor.call_method0("data_ptr")?.extract()?;
-    Ok(Described { on_cpu, view: Some(from_parts(ptr::with_exposed_provenance_mut(data), dtype, &lens, &steps)) })
+    Ok(Described { place, view: Some(from_parts(ptr::with_exposed_provenance_mut(data), dtype, &lens, &steps)) })
 }
 
 fn from_parts(data: *mut u8, dtype: DType, lens: &[i64], steps: &[i64]) -> View<'static> {
@@ -246,17 +303,27 @@ fn from_parts(data: *mut u8, dtype: DType, lens: &[i64], steps: &[i64]) -> View<
 }
 
 /// A new tensor without contents, and the address of its first element.
-pub(crate) fn empty<'py>(py: Python<'py>, dtype: DType, shape: &[usize]) -> PyResult<(Bound<'py, PyAny>, *mut u8)> {
+/// On the CPU, or on a GPU.
+pub(crate) fn empty<'py>(
+    py: Python<'py>,
+    dtype: DType,
+    shape: &[usize],
+    gpu: Option<usize>,
+) -> PyResult<(Bound<'py, PyAny>, *mut u8)> {
     let torch = torch(py)?;
     let known = torch.dtypes.iter().find(|(known, _)| *known == dtype);
     let (_, object) = known.ok_or_else(|| PyTypeError::new_err(format!("this torch has no type for {dtype}")))?;
     let options = PyDict::new(py);
     options.set_item(intern!(py, "dtype"), object)?;
+    if let Some(ordinal) = gpu {
+        // A number alone is a GPU.
+        options.set_item(intern!(py, "device"), ordinal)?;
+    }
     // A default device that is not the CPU has pushed a mode, which was asked for before.
     let tensor = torch.empty.bind(py).call((PyTuple::new(py, shape)?,), Some(&options))?;
     let data = match torch.api {
         Some(api) => describe(api, &tensor)?.view.map(|view| view.as_ptr().cast_mut()),
         None => ask(&tensor)?.view.map(|view| view.as_ptr().cast_mut()),
     };
-    Ok((tensor, data.expect("a tensor on the CPU of a known type")))
+    Ok((tensor, data.expect("a tensor of a known type where it was wanted")))
 }

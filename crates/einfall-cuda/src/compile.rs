@@ -38,6 +38,15 @@ pub fn load() -> Result<(), CudaError> {
     }
 }
 
+/// Tells where to look for NVRTC before anywhere else, if it has not been loaded yet; a folder without it does no harm.
+pub fn look_in(folder: &std::path::Path) {
+    // SAFETY: as in `load`.
+    if !unsafe { sys::is_culib_present() } {
+        // SAFETY: as above.
+        unsafe { preload(folder) };
+    }
+}
+
 fn folders() -> Vec<PathBuf> {
     let roots = ["CUDA_HOME", "CUDA_PATH"].into_iter().filter_map(std::env::var_os).map(PathBuf::from);
     roots.chain([PathBuf::from("/usr/local/cuda")]).flat_map(|root| [root.join("lib64"), root.join("lib")]).collect()

@@ -1,7 +1,7 @@
 """einfall for torch: the operator ``torch.ops.einfall.einsum`` with everything that torch wants to know of it.
 
 Tensors that need no gradient and are not traced never come here: ``einfall.einsum`` reads them itself. All others go
-through torch's dispatcher, where the operator has a kernel for the CPU, a shape function, gradients (einsums again, so
+through torch's dispatcher, where the operator has kernels for the CPU and for NVIDIA GPUs, a shape function, gradients (einsums again, so
 they can be derived any number of times), a rule for ``vmap`` and one for autocast.
 """
 
@@ -44,12 +44,6 @@ def _einsum(
     out: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """``einfall.einsum`` through the dispatcher."""
-    for number, operand in enumerate(operands):
-        if operand.device.type not in ("cpu", "meta"):
-            raise NotImplementedError(
-                f"operand {number} is on `{operand.device}`: only tensors on the CPU are supported yet\n"
-                "hint: move it with `.cpu()`"
-            )
     sizes = sizes or {}
     route = _operator if torch.compiler.is_compiling() else _route
     result = route(
@@ -286,17 +280,20 @@ def _route(equation: str, operands: Sequence[torch.Tensor], *rest: Any) -> torch
 
 def _autocast(equation: str, operands: Sequence[torch.Tensor], *rest: Any) -> torch.Tensor:
     terms = _expanded(equation, operands)
-    dtype = torch.get_autocast_dtype("cpu")
+    device = "cuda" if operands[0].is_cuda else "cpu"
+    dtype = torch.get_autocast_dtype(device)
     cast = list(operands)
     for at, _, _ in terms.arguments:
         if cast[at].is_floating_point() and cast[at].dtype != torch.float64:
             cast[at] = cast[at].to(dtype)
-    with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU)):
+    key = torch._C.DispatchKey.AutocastCUDA if device == "cuda" else torch._C.DispatchKey.AutocastCPU
+    with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(key)):
         return _operator(equation, cast, *rest)
 
 
-_library.impl("einsum", _kernel, "CPU")
-_library.impl("einsum", _autocast, "AutocastCPU")
+for _key in ("CPU", "CUDA"):
+    _library.impl("einsum", _kernel, _key)
+    _library.impl("einsum", _autocast, f"Autocast{_key}")
 torch.library.register_fake("einfall::einsum", _fake, lib=_library)
 torch.library.register_autograd("einfall::einsum", _backward, setup_context=_setup_context, lib=_library)
 torch.library.register_vmap("einfall::einsum", _vmap, lib=_library)

@@ -101,7 +101,12 @@ pub fn lower(lowering: &Lowering<'_>) -> Vec<Task> {
     }
     w.enter(&shape.owned, Miss::Flag, false);
     let scattered = !contraction.out.is_plain();
-    if !scattered {
+    // Another type: a single term is converted once, terms of a sum before they are added.
+    let converts = ![contraction.dtype, contraction.dtype.accumulator()].contains(&contraction.out_dtype);
+    let once = converts && terms == 1;
+    if once {
+        w.line(&format!("{out} sum = N::narrow(N::zero());"));
+    } else if !scattered {
         w.line("A sum = N::zero();");
     }
     w.line("if (ok) {");
@@ -122,13 +127,18 @@ pub fn lower(lowering: &Lowering<'_>) -> Vec<Task> {
     };
     let l = w.fields.pointer(&format!("const {left}"), "left", Memory::Left);
     let o = w.fields.pointer(out, "out", Memory::Out);
-    let mut term = format!("N::widen({l}[{}])", offset(&w, "l").expect("there is a left input"));
+    let place = offset(&w, "l").expect("there is a left input");
+    let mut term = match converts {
+        true => format!("Cast<{}>::from(Number<{left}>::widen({l}[{place}]))", if once { out } else { "A" }),
+        false => format!("N::widen({l}[{place}])"),
+    };
     if let Some(offset) = offset(&w, "r") {
         let r = w.fields.pointer(&format!("const {left}"), "right", Memory::Right);
         term = format!("N::mul({term}, N::widen({r}[{offset}]))");
     }
     let at = offset(&w, "o").expect("there is an output");
     match scattered {
+        _ if once => w.line(&format!("sum = {term};")),
         true => w.line(&format!("{o}[{at}] = N::add({o}[{at}], {term});")),
         false => w.line(&format!("sum = N::add(sum, {term});")),
     }
@@ -136,12 +146,12 @@ pub fn lower(lowering: &Lowering<'_>) -> Vec<Task> {
     w.line(&"}".repeat(loops));
     w.line("}");
     if !scattered {
-        let stored = if contraction.out_dtype == contraction.dtype {
-            "N::narrow(sum)".into()
-        } else if contraction.out_dtype == contraction.dtype.accumulator() {
-            "sum".into()
+        let stored = if once {
+            "sum"
+        } else if converts || contraction.out_dtype == contraction.dtype {
+            "N::narrow(sum)"
         } else {
-            format!("Cast<{out}>::from(sum)")
+            "sum"
         };
         if shape.by_block {
             w.line("sum = sum_of_block(sum);");
@@ -151,7 +161,8 @@ pub fn lower(lowering: &Lowering<'_>) -> Vec<Task> {
         }
     }
     w.line("}");
-    let mut source = format!("typedef Number<{left}> N;\ntypedef N::Acc A;\n");
+    let summed = if converts { out } else { left };
+    let mut source = format!("typedef Number<{summed}> N;\ntypedef N::Acc A;\n");
     if shape.by_block {
         source.push_str(SUM_OF_BLOCK);
     }
