@@ -183,6 +183,21 @@ impl<'c> Writer<'c> {
         }
     }
 
+    /// Which loops are open, and where all offsets stand.
+    pub fn state(&self) -> (Vec<Cursor<'c>>, Vec<usize>) {
+        (self.cursors.clone(), self.open.clone())
+    }
+
+    /// Goes back to a state from before.
+    pub fn restore(&mut self, (cursors, open): &(Vec<Cursor<'c>>, Vec<usize>)) {
+        (self.cursors, self.open) = (cursors.clone(), open.clone());
+    }
+
+    /// The variable that holds the offset of an access: `l`, `r` or `o`.
+    pub fn offset(&self, name: &str) -> Option<String> {
+        self.cursors.iter().find(|cursor| cursor.name == name).map(|cursor| cursor.offset.clone())
+    }
+
     /// Adds a line.
     pub fn line(&mut self, line: &str) {
         self.text.push_str(line);

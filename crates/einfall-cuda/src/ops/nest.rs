@@ -122,21 +122,18 @@ pub fn lower(lowering: &Lowering<'_>) -> Vec<Task> {
             w.enter(&[at], Miss::Continue, true);
         }
     }
-    let offset = |w: &Writer<'_>, name: &str| {
-        w.cursors.iter().find(|cursor| cursor.name == name).map(|cursor| cursor.offset.clone())
-    };
     let l = w.fields.pointer(&format!("const {left}"), "left", Memory::Left);
     let o = w.fields.pointer(out, "out", Memory::Out);
-    let place = offset(&w, "l").expect("there is a left input");
+    let place = w.offset("l").expect("there is a left input");
     let mut term = match converts {
         true => format!("Cast<{}>::from(Number<{left}>::widen({l}[{place}]))", if once { out } else { "A" }),
         false => format!("N::widen({l}[{place}])"),
     };
-    if let Some(offset) = offset(&w, "r") {
+    if let Some(offset) = w.offset("r") {
         let r = w.fields.pointer(&format!("const {left}"), "right", Memory::Right);
         term = format!("N::mul({term}, N::widen({r}[{offset}]))");
     }
-    let at = offset(&w, "o").expect("there is an output");
+    let at = w.offset("o").expect("there is an output");
     match scattered {
         _ if once => w.line(&format!("sum = {term};")),
         true => w.line(&format!("{o}[{at}] = N::add({o}[{at}], {term});")),
