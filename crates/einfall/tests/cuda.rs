@@ -5,7 +5,7 @@ mod common;
 
 use std::collections::HashSet;
 
-use common::ways::{WAYS, case_of};
+use common::ways::{WAYS, Way, case_of};
 use common::{call, check_call, check_case};
 use einfall::{CudaDevice, DType, Device, KernelSpec, Machine, Plan, RunError, View, ViewMut};
 use einfall_cuda::{Lowering, compile, example_machine, kernel_specs, ops};
@@ -50,11 +50,36 @@ fn case_count() -> u64 {
     std::env::var("EINFALL_CASES").ok().and_then(|text| text.parse().ok()).unwrap_or(150)
 }
 
+/// Problems that kernels of the GPU alone are made for.
+const MORE: &[Way] = &[
+    Way { kernel: "transpose", equation: "abc->cab", arguments: &[(&[70, 3, 130], None)], sizes: &[] },
+    Way { kernel: "transpose", equation: "ab->ba", arguments: &[(&[64, 201], None)], sizes: &[] },
+    Way {
+        kernel: "dots",
+        equation: "qd,[q]d->q",
+        arguments: &[(&[300, 36], None), (&[50, 36], None), (&[300], Some(50))],
+        sizes: &[],
+    },
+    Way {
+        kernel: "axpys",
+        equation: "bqk,bqkd->bqd",
+        arguments: &[(&[3, 50, 41], None), (&[3, 50, 41, 40], None)],
+        sizes: &[],
+    },
+    Way {
+        kernel: "tile",
+        equation: "bij,bkj->bik",
+        arguments: &[(&[2, 140, 32], None), (&[2, 150, 32], None)],
+        sizes: &[],
+    },
+    Way { kernel: "tile", equation: "ji,jk->ki", arguments: &[(&[50, 70], None), (&[50, 68], None)], sizes: &[] },
+];
+
 /// Problems that kernels are made for, in types and tables that matter, and some with rows that end oddly.
 fn ways() -> Vec<Case> {
     let mut seed = 0;
     let mut cases = Vec::new();
-    for way in WAYS {
+    for way in WAYS.iter().chain(MORE) {
         for dtype in [DType::F32, DType::F64, DType::BF16, DType::F16] {
             for (table, bounds) in [
                 (DType::I64, Bounds::Error),
@@ -98,7 +123,7 @@ fn every_kernel_compiles_for_every_architecture() {
     let mut kinds: Vec<&str> = sources.iter().map(|(kernel, ..)| *kernel).collect();
     kinds.sort_unstable();
     kinds.dedup();
-    for kernel in ["axpys", "dots", "dots_resident", "nest", "tile"] {
+    for kernel in ["axpys", "dots", "dots_resident", "nest", "tile", "transpose"] {
         assert!(kinds.contains(&kernel), "no {kernel} among {kinds:?}");
     }
     for (kernel, device, source) in &sources {

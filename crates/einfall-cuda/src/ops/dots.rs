@@ -12,8 +12,10 @@ use crate::text::{Lowering, Task};
 
 fn rows(contraction: &Contraction) -> Result<Rows<'_>, String> {
     let pattern = row_dots(contraction)?;
-    let row_loop = pattern.row_loop.ok_or("every row meets a vector of its own")?;
-    let rows = Rows::new(contraction, pattern.rows, pattern.inner, row_loop)?;
+    // Pairs of rows: those that are looked up are the rows.
+    let swapped = pattern.row_loop.is_none() && !contraction.left.lookups.is_empty();
+    let side = if swapped { pattern.rows.other() } else { pattern.rows };
+    let rows = Rows::new(contraction, side, pattern.inner, pattern.row_loop)?;
     let vector = rows.vector(None, false, true);
     if rows.d().div_ceil(vector * lanes_for(rows.d(), vector, rows.size())) > TURNS {
         return Err("rows are too long for the registers".into());

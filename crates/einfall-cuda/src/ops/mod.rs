@@ -8,6 +8,7 @@ pub mod gemm;
 pub mod nest;
 mod rows;
 pub mod tile;
+pub mod transpose;
 
 use einfall_plan::{Contraction, Estimate, KernelSpec, Machine};
 
@@ -50,6 +51,7 @@ pub const KERNELS: &[Kernel] = &[
     Kernel::new("axpys", axpys::estimate, axpys::lower),
     Kernel { product: Some(gemm::product), ..Kernel::new("gemm", gemm::estimate, tile::lower) },
     Kernel::new("tile", tile::estimate, tile::lower),
+    Kernel::new("transpose", transpose::estimate, transpose::lower),
     Kernel::new("nest", nest::estimate, nest::lower),
 ];
 
