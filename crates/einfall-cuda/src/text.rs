@@ -86,6 +86,11 @@ impl Fields {
         self.field(&format!("{element}*"), name, Value::Pointer(memory, 0))
     }
 
+    /// A pointer to elements of a type in the scratch memory, so many bytes from its start.
+    pub fn scratch(&mut self, element: &str, name: &str, offset: usize) -> String {
+        self.field(&format!("{element}*"), name, Value::Pointer(Memory::Scratch, offset as i64))
+    }
+
     fn field(&mut self, kind: &str, name: &str, value: Value) -> String {
         let text = format!("p.{name}");
         let declared = format!("  {kind} {name};\n");
@@ -180,6 +185,14 @@ impl<'c> Writer<'c> {
             text: String::new(),
             cursors: cursors.collect(),
             open: Vec::new(),
+        }
+    }
+
+    /// Takes all lookups as read: the text has found out otherwise.
+    pub fn lookups_are_read(&mut self) {
+        for cursor in &mut self.cursors {
+            let lookups = cursor.access.lookups.len();
+            cursor.read[..lookups].fill(true);
         }
     }
 

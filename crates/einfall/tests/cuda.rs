@@ -123,7 +123,7 @@ fn every_kernel_compiles_for_every_architecture() {
     let mut kinds: Vec<&str> = sources.iter().map(|(kernel, ..)| *kernel).collect();
     kinds.sort_unstable();
     kinds.dedup();
-    for kernel in ["axpys", "dots", "dots_resident", "nest", "tile", "transpose"] {
+    for kernel in ["axpys", "dots", "dots_resident", "group", "nest", "tile", "transpose"] {
         assert!(kinds.contains(&kernel), "no {kernel} among {kinds:?}");
     }
     for (kernel, device, source) in &sources {

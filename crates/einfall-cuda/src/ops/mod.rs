@@ -49,6 +49,7 @@ impl Kernel {
 pub const KERNELS: &[Kernel] = &[
     Kernel::new("dots", dots::estimate, dots::lower),
     Kernel::new("axpys", axpys::estimate, axpys::lower),
+    Kernel::new("sorted", tile::sorted::estimate, tile::sorted::lower),
     Kernel { product: Some(gemm::product), ..Kernel::new("gemm", gemm::estimate, tile::lower) },
     Kernel::new("tile", tile::estimate, tile::lower),
     Kernel::new("transpose", transpose::estimate, transpose::lower),
