@@ -98,7 +98,11 @@ fn every_kernel_compiles_for_every_architecture() {
     let mut kinds: Vec<&str> = sources.iter().map(|(kernel, ..)| *kernel).collect();
     kinds.sort_unstable();
     kinds.dedup();
-    for kernel in ["axpys", "dots", "dots_resident", "nest"] {
+    let inverted = ["keys", "count", "scan", "scatter", "begins", "places"].map(|what| format!("invert_{what}"));
+    let segments = ["segments", "segment_parts", "segment_joins"].map(String::from);
+    let others = ["axpys", "dots", "dots_resident", "nest"].map(String::from);
+    for kernel in inverted.iter().chain(&segments).chain(&others) {
+        let kernel = kernel.as_str();
         assert!(kinds.contains(&kernel), "no {kernel} among {kinds:?}");
     }
     for (kernel, device, source) in &sources {

@@ -4,6 +4,7 @@
 
 pub mod axpys;
 pub mod dots;
+pub mod inverted;
 pub mod nest;
 mod rows;
 
@@ -34,6 +35,7 @@ pub struct Kernel {
 pub const KERNELS: &[Kernel] = &[
     Kernel { name: "dots", estimate: dots::estimate, lower: dots::lower },
     Kernel { name: "axpys", estimate: axpys::estimate, lower: axpys::lower },
+    Kernel { name: "inverted", estimate: inverted::estimate, lower: inverted::lower },
     Kernel { name: "nest", estimate: nest::estimate, lower: nest::lower },
 ];
 
