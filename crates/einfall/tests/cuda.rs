@@ -100,7 +100,7 @@ fn every_kernel_compiles_for_every_architecture() {
     kinds.dedup();
     let inverted = ["keys", "count", "scan", "scatter", "begins", "places"].map(|what| format!("invert_{what}"));
     let segments = ["segments", "segment_parts", "segment_joins"].map(String::from);
-    let others = ["axpys", "dots", "dots_resident", "nest"].map(String::from);
+    let others = ["axpys", "dots", "dots_resident", "nest", "reduce", "reduce_join"].map(String::from);
     for kernel in inverted.iter().chain(&segments).chain(&others) {
         let kernel = kernel.as_str();
         assert!(kinds.contains(&kernel), "no {kernel} among {kinds:?}");

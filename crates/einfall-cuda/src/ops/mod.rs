@@ -6,6 +6,7 @@ pub mod axpys;
 pub mod dots;
 pub mod inverted;
 pub mod nest;
+pub mod reduce;
 mod rows;
 
 use einfall_plan::{Contraction, Estimate, KernelSpec, Machine};
@@ -36,6 +37,7 @@ pub const KERNELS: &[Kernel] = &[
     Kernel { name: "dots", estimate: dots::estimate, lower: dots::lower },
     Kernel { name: "axpys", estimate: axpys::estimate, lower: axpys::lower },
     Kernel { name: "inverted", estimate: inverted::estimate, lower: inverted::lower },
+    Kernel { name: "reduce", estimate: reduce::estimate, lower: reduce::lower },
     Kernel { name: "nest", estimate: nest::estimate, lower: nest::lower },
 ];
 

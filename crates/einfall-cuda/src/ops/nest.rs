@@ -75,7 +75,7 @@ impl<'c> Shape<'c> {
 }
 
 /// The integer type that counts so many items fastest.
-fn counter(items: usize) -> &'static str {
+pub(super) fn counter(items: usize) -> &'static str {
     if items < 1 << 31 { "unsigned" } else { "u64" }
 }
 

@@ -196,6 +196,13 @@ pub const WAYS: &[Way] = &[
         arguments: &[(&[3, 900], None), (&[3, 900], None), (&[900], Some(400))],
         sizes: &[("[e]", 400)],
     },
+    // Long sums of one input: along it, across it, both.
+    Way { kernel: "nest", equation: "ij->", arguments: &[(&[300, 701], None)], sizes: &[] },
+    Way { kernel: "nest", equation: "ij->i", arguments: &[(&[7, 9000], None)], sizes: &[] },
+    Way { kernel: "nest", equation: "ij->i", arguments: &[(&[301, 24], None)], sizes: &[] },
+    Way { kernel: "nest", equation: "ij->j", arguments: &[(&[1500, 37], None)], sizes: &[] },
+    Way { kernel: "nest", equation: "ijk->j", arguments: &[(&[37, 5, 480], None)], sizes: &[] },
+    Way { kernel: "nest", equation: "ijkl->lj", arguments: &[(&[33, 7, 31, 5], None)], sizes: &[] },
 ];
 
 pub fn case_of(way: &Way, dtype: DType, table: DType, fill: &Fill, bounds: Bounds, seed: u64) -> Case {
