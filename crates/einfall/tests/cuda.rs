@@ -5,7 +5,7 @@ mod common;
 
 use std::collections::HashSet;
 
-use common::ways::{WAYS, case_of};
+use common::ways::{WAYS, Way, case_of};
 use common::{call, check_call, check_case};
 use einfall::{CudaDevice, DType, Device, KernelSpec, Machine, Plan, RunError, View, ViewMut};
 use einfall_cuda::{Lowering, compile, example_machine, kernel_specs, ops};
@@ -64,11 +64,23 @@ fn ways() -> Vec<Case> {
                 (DType::U16, Bounds::Error),
             ] {
                 seed += 1;
-                cases.push(case_of(way, dtype, table, &Fill::Integers(2), bounds, seed));
+                let case = case_of(way, dtype, table, &Fill::Integers(2), bounds, seed);
+                cases.extend(skewed(way, &case));
+                cases.push(case);
             }
         }
     }
     cases
+}
+
+/// The case with an output that is scattered so that three of four entries hit one row, if it is.
+fn skewed(way: &Way, case: &Case) -> Option<Case> {
+    let &(shape, rows) = way.arguments.last().filter(|_| way.equation.contains("->[e]"))?;
+    let (count, rows) = (shape.iter().product::<usize>(), rows?);
+    let value = |entry: usize| if entry.is_multiple_of(4) { entry * 31 % rows } else { rows / 2 };
+    let mut case = case.clone();
+    case.arguments.last_mut()?.fill = Fill::Values((0..count).map(|entry| value(entry) as f64).collect());
+    Some(case)
 }
 
 #[test]
