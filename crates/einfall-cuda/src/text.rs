@@ -83,7 +83,12 @@ impl Fields {
 
     /// A pointer to elements of a type.
     pub fn pointer(&mut self, element: &str, name: &str, memory: Memory) -> String {
-        self.field(&format!("{element}*"), name, Value::Pointer(memory, 0))
+        self.pointer_at(element, name, memory, 0)
+    }
+
+    /// A pointer to elements of a type, so many bytes from where a memory begins.
+    pub fn pointer_at(&mut self, element: &str, name: &str, memory: Memory, bytes: i64) -> String {
+        self.field(&format!("{element}*"), name, Value::Pointer(memory, bytes))
     }
 
     /// A pointer to elements of a type in the scratch memory, so many bytes from its start.
@@ -104,6 +109,11 @@ impl Fields {
     /// The struct.
     pub fn declaration(&self) -> String {
         format!("struct Params {{\n{}}};\n", self.declaration)
+    }
+
+    /// Its contents so far.
+    pub fn values(&self) -> &[Value] {
+        &self.values
     }
 
     /// Its contents.

@@ -7,7 +7,7 @@ use einfall_plan::{Contraction, Cost, Estimate, Machine, Role, Way};
 use einfall_tensor::DType;
 
 use super::distinct_bytes;
-use super::rows::{Launch, Rows, TURNS, lanes_for};
+use super::rows::{Launch, ROWS, Rows, TURNS, lanes_for};
 use crate::text::{Lowering, Task};
 
 const RESIDENT_BLOCK: usize = 512;
@@ -116,6 +116,5 @@ pub fn lower(lowering: &Lowering<'_>) -> Vec<Task> {
     vec![rows.task("axpys", source, launch)]
 }
 
-const ROWS: &str = include_str!("../../kernels/rows.cuh");
 const STAGING: &str = include_str!("../../kernels/staging.cuh");
 const AXPYS: &str = include_str!("../../kernels/axpys.cu");

@@ -7,7 +7,7 @@ use einfall_plan::pattern::row_dots;
 use einfall_plan::{Contraction, Cost, Estimate, Machine, Way};
 
 use super::distinct_bytes;
-use super::rows::{Launch, Rows, TURNS, lanes_for};
+use super::rows::{Launch, ROWS, Rows, TURNS, lanes_for};
 use crate::text::{Lowering, Task};
 
 fn rows(contraction: &Contraction) -> Result<Rows<'_>, String> {
@@ -127,7 +127,6 @@ fn lower_resident(lowering: &Lowering<'_>, rows: &Rows<'_>) -> Task {
     rows.task("dots_resident", source, launch)
 }
 
-const ROWS: &str = include_str!("../../kernels/rows.cuh");
 const STAGING: &str = include_str!("../../kernels/staging.cuh");
 const DOTS: &str = include_str!("../../kernels/dots.cu");
 const RESIDENT: &str = include_str!("../../kernels/dots_resident.cu");

@@ -5,7 +5,9 @@
 pub mod axpys;
 pub mod dots;
 pub mod gemm;
+pub mod inverted;
 pub mod nest;
+pub mod reduce;
 mod rows;
 pub mod tile;
 pub mod transpose;
@@ -52,6 +54,8 @@ pub const KERNELS: &[Kernel] = &[
     Kernel::new("sorted", tile::sorted::estimate, tile::sorted::lower),
     Kernel { product: Some(gemm::product), ..Kernel::new("gemm", gemm::estimate, tile::lower) },
     Kernel::new("tile", tile::estimate, tile::lower),
+    Kernel::new("inverted", inverted::estimate, inverted::lower),
+    Kernel::new("reduce", reduce::estimate, reduce::lower),
     Kernel::new("transpose", transpose::estimate, transpose::lower),
     Kernel::new("nest", nest::estimate, nest::lower),
 ];

@@ -75,7 +75,7 @@ impl<'c> Shape<'c> {
 }
 
 /// The integer type that counts so many items fastest.
-fn counter(items: usize) -> &'static str {
+pub(super) fn counter(items: usize) -> &'static str {
     if items < 1 << 31 { "unsigned" } else { "u64" }
 }
 
@@ -168,7 +168,7 @@ pub fn lower(lowering: &Lowering<'_>) -> Vec<Task> {
 }
 
 /// A task of what was written, `types` before it.
-fn task(kernel: &'static str, w: Writer<'_>, types: String, blocks: u32) -> Task {
+pub(super) fn task(kernel: &'static str, w: Writer<'_>, types: String, blocks: u32) -> Task {
     let source = format!(
         "{NUMBERS}\n{types}{}extern \"C\" __global__ void __launch_bounds__({THREADS}) {kernel}(const __grid_constant__ Params p) {{\n{}}}\n",
         w.fields.declaration(),

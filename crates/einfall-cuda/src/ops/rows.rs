@@ -10,6 +10,11 @@ use einfall_tensor::DType;
 use super::{LAUNCH_SECONDS, distinct_bytes};
 use crate::text::{Lowering, Memory, Task, Value};
 
+/// Element types, loads and stores.
+pub(super) const ELEMENTS: &str = include_str!("../../kernels/elements.cuh");
+/// All that kernels of lists of rows share.
+pub(super) const ROWS: &str =
+    concat!(include_str!("../../kernels/elements.cuh"), include_str!("../../kernels/rows.cuh"));
 /// Loops outside the list of rows that the kernels take.
 const OUTER: usize = 4;
 /// Registers hold so many chunks of a row for each lane.
