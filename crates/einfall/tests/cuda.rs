@@ -53,6 +53,8 @@ fn case_count() -> u64 {
 /// Problems that kernels of the GPU alone are made for.
 const MORE: &[Way] = &[
     Way { kernel: "transpose", equation: "abc->cab", arguments: &[(&[70, 3, 130], None)], sizes: &[] },
+    Way { kernel: "gemm", equation: "i,ij->j", arguments: &[(&[130], None), (&[130, 70], None)], sizes: &[] },
+    Way { kernel: "gemm", equation: "bij,bj->bi", arguments: &[(&[3, 130, 70], None), (&[3, 70], None)], sizes: &[] },
     Way { kernel: "transpose", equation: "ab->ba", arguments: &[(&[64, 201], None)], sizes: &[] },
     Way {
         kernel: "dots",

@@ -75,34 +75,38 @@ fn product_of(contraction: &Contraction) -> Result<Product, String> {
     };
     let (batch, kept_left, kept_right, terms) =
         (one(Role::Batch)?, one(Role::Left)?, one(Role::Right)?, one(Role::Contracted)?);
-    let (Some(kept_left), Some(kept_right), Some(terms)) = (kept_left, kept_right, terms) else {
-        return Err("a vector".into());
-    };
-    let len = |at: usize| contraction.loops[at].len;
+    if terms.is_none() || kept_left.or(kept_right).is_none() {
+        return Err("nothing is kept, or nothing summed".into());
+    }
+    // What is not there has length one.
+    let len = |at: Option<usize>| at.map_or(1, |at| contraction.loops[at].len);
+    let step = |access: &Access, at: Option<usize>| at.map(|at| access.strides[at]);
     // Column-major: the loop along which the output is contiguous counts rows.
     let out = &contraction.out;
-    let swapped = out.strides[kept_right] == 1;
-    let (rows, columns, first, second) = if swapped {
-        (kept_right, kept_left, right, &contraction.left)
-    } else {
-        (kept_left, kept_right, &contraction.left, right)
+    let swapped = step(out, kept_right) == Some(1);
+    let (rows, columns, first, second) = match swapped {
+        true => (kept_right, kept_left, right, &contraction.left),
+        false => (kept_left, kept_right, &contraction.left, right),
     };
-    let matrix = |access: &Access, down: usize, across: usize, bytes: usize| -> Result<Matrix, String> {
-        let stride = batch.map_or(0, |at| access.strides[at]);
-        let fits = |leading: isize, along: usize| leading >= len(along).max(1) as isize && leading < 1 << 31;
-        let (transposed, leading) = if access.strides[down] == 1 && fits(access.strides[across], down) {
-            (false, access.strides[across])
-        } else if access.strides[across] == 1 && fits(access.strides[down], across) {
-            (true, access.strides[down])
-        } else {
-            return Err("no loop of a matrix is contiguous".into());
+    let matrix =
+        |access: &Access, down: Option<usize>, across: Option<usize>, bytes: usize| -> Result<Matrix, String> {
+            let stride = batch.map_or(0, |at| access.strides[at]);
+            // From a column in memory to the next; a single column has no next.
+            let leading = |along: Option<usize>, to: Option<usize>| {
+                let contiguous = step(access, along).is_none_or(|stride| stride == 1);
+                let leading = step(access, to).unwrap_or(len(along) as isize);
+                (contiguous && leading >= len(along) as isize && leading < 1 << 31).then_some(leading as usize)
+            };
+            let (transposed, leading) = match (leading(down, across), leading(across, down)) {
+                (Some(leading), _) => (false, leading),
+                (None, Some(leading)) => (true, leading),
+                _ => return Err("no loop of a matrix is contiguous".into()),
+            };
+            if stride < 0 {
+                return Err("matrices follow each other backwards".into());
+            }
+            Ok(Matrix { transposed, leading, stride, offset: access.offset * bytes as isize })
         };
-        if stride < 0 {
-            return Err("matrices follow each other backwards".into());
-        }
-        let offset = access.offset * bytes as isize;
-        Ok(Matrix { transposed, leading: leading as usize, stride, offset })
-    };
     let target = matrix(out, rows, columns, out_dtype.bytes())?;
     if target.transposed {
         return Err("no loop of the output is contiguous".into());
@@ -111,7 +115,7 @@ fn product_of(contraction: &Contraction) -> Result<Product, String> {
         m: len(rows),
         n: len(columns),
         k: len(terms),
-        batch: batch.map_or(1, len),
+        batch: len(batch),
         swapped,
         first: matrix(first, rows, terms, dtype.bytes())?,
         second: matrix(second, terms, columns, dtype.bytes())?,
@@ -139,6 +143,8 @@ pub fn estimate(contraction: &Contraction, machine: &Machine) -> Result<Estimate
     let round = |len: usize| len.next_multiple_of(64) as f64;
     let flops = 2.0 * product.batch as f64 * round(product.m) * round(product.n) * (product.k as f64 + 64.0);
     let bytes = distinct_bytes(contraction);
+    // A vector on one side is not worth tiles: its matrix is streamed.
+    let flops = if product.m.min(product.n) == 1 { contraction.flops() } else { flops };
     let busy = (flops / (peak * 0.85)).max(bytes / (machine.read_bytes_per_second * 0.75));
     let seconds = LAUNCH_SECONDS + 2e-6 + busy;
     let cost = Cost { flops: contraction.flops(), bytes, seconds };

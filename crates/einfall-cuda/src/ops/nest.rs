@@ -34,7 +34,11 @@ pub fn estimate(contraction: &Contraction, machine: &Machine) -> Result<Estimate
     let waiting = terms / threads.max(1) as f64 * 300e-9 / 4.0;
     let issued = terms * 40.0 / (machine.threads as f64 * 128.0 * 1.5e9);
     let bytes = distinct_bytes(contraction);
-    let seconds = LAUNCH_SECONDS + waiting.max(issued).max(stream_seconds(bytes, machine));
+    // Neighbouring threads that touch elements far apart move whole lines for each.
+    let fastest = if shape.by_block { shape.inner.last() } else { shape.owned.last() };
+    let apart = |at: &usize| contraction.accesses().any(|access| access.strides[*at].unsigned_abs() > 1);
+    let moved = if fastest.is_some_and(apart) { 4.0 * bytes } else { bytes };
+    let seconds = LAUNCH_SECONDS + waiting.max(issued).max(stream_seconds(moved, machine));
     let elementwise = contraction.loops_of(Role::Contracted).next().is_none() && !scattered;
     let way = if elementwise { Way::Elementwise } else { Way::Nest };
     Ok(Estimate { way, cost: Cost { flops: contraction.flops(), bytes, seconds }, workspace_bytes: 0 })

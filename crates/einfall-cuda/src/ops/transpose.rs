@@ -8,9 +8,12 @@ use einfall_plan::{Access, Contraction, Cost, Estimate, Machine, Role, Way};
 use super::{LAUNCH_SECONDS, distinct_bytes};
 use crate::text::{Lowering, Memory, Miss, Task, Writer};
 
-/// Rows and columns of a tile.
-const TILE: usize = 64;
 const THREADS: usize = 256;
+
+/// Rows and columns of a tile: what fits in the shared memory that needs no asking for.
+fn tile(contraction: &Contraction) -> usize {
+    if contraction.dtype.bytes() > 8 { 32 } else { 64 }
+}
 
 /// The loops along which input and output are contiguous.
 fn loops(contraction: &Contraction) -> Result<(usize, usize), String> {
@@ -37,7 +40,7 @@ pub fn estimate(contraction: &Contraction, machine: &Machine) -> Result<Estimate
     let len = |at: usize| contraction.loops[at].len;
     let bytes = distinct_bytes(contraction);
     // Tiles that stick out leave threads idle.
-    let filled = |at: usize| len(at) as f64 / len(at).next_multiple_of(TILE) as f64;
+    let filled = |at: usize| len(at) as f64 / len(at).next_multiple_of(tile(contraction)) as f64;
     let share = (filled(from) * filled(to)).max(0.02);
     let seconds = LAUNCH_SECONDS + bytes / (machine.read_bytes_per_second * 0.8 * share);
     Ok(Estimate {
@@ -54,7 +57,8 @@ pub fn lower(lowering: &Lowering<'_>) -> Vec<Task> {
     let others: Vec<usize> = (0..contraction.loops.len()).filter(|&at| at != from && at != to).collect();
     let len = |at: usize| contraction.loops[at].len;
     let batch: usize = others.iter().map(|&at| len(at)).product();
-    let (across, down) = (len(from).div_ceil(TILE), len(to).div_ceil(TILE));
+    let side = tile(contraction);
+    let (across, down) = (len(from).div_ceil(side), len(to).div_ceil(side));
 
     let mut w = Writer::new(contraction, tables);
     let element = match contraction.dtype.bytes() {
@@ -81,7 +85,7 @@ pub fn lower(lowering: &Lowering<'_>) -> Vec<Task> {
     w.line("const u64 all = (u64)p.batch * p.across * p.down;");
     w.line("for (u64 work = blockIdx.x; work < all; work += gridDim.x) {");
     w.line("const u64 item = work / ((u64)p.across * p.down), tile = work % ((u64)p.across * p.down);");
-    w.line(&format!("const i64 a0 = tile % p.across * {TILE}, b0 = tile / p.across * {TILE};"));
+    w.line(&format!("const i64 a0 = tile % p.across * {side}, b0 = tile / p.across * {side};"));
     w.line("bool ok = true;");
     w.start();
     if !others.is_empty() {
@@ -89,17 +93,17 @@ pub fn lower(lowering: &Lowering<'_>) -> Vec<Task> {
     }
     w.enter(&others, Miss::Flag, false);
     w.line(&format!(
-        "const unsigned x = threadIdx.x % {TILE}, y = threadIdx.x / {TILE};
+        "const unsigned x = threadIdx.x % {side}, y = threadIdx.x / {side};
   __syncthreads();
   #pragma unroll
-  for (unsigned b = y; b < {TILE}; b += {each})
+  for (unsigned b = y; b < {side}; b += {each})
     if (a0 + x < p.from_len && b0 + b < p.to_len) memory[b][x] = {source}[{l} + a0 + x + (b0 + b) * p.from_step];
   __syncthreads();
   #pragma unroll
-  for (unsigned a = y; a < {TILE}; a += {each})
+  for (unsigned a = y; a < {side}; a += {each})
     if (b0 + x < p.to_len && a0 + a < p.from_len) {target}[{o} + b0 + x + (a0 + a) * p.to_step] = memory[x][a];
 }}",
-        each = THREADS / TILE,
+        each = THREADS / side,
         l = w.offset("l").expect("there is an input"),
         o = w.offset("o").expect("there is an output"),
     ));
@@ -107,7 +111,7 @@ pub fn lower(lowering: &Lowering<'_>) -> Vec<Task> {
     let pad = 4_usize.div_ceil(contraction.dtype.bytes());
     let text = format!(
         "{}\n{}extern \"C\" __global__ void __launch_bounds__({THREADS}) transpose(const __grid_constant__ Params p) {{\n\
-         __shared__ {element} memory[{TILE}][{TILE} + {pad}];\n{}}}\n",
+         __shared__ {element} memory[{side}][{side} + {pad}];\n{}}}\n",
         super::NUMBERS,
         w.fields.declaration(),
         w.text
