@@ -174,23 +174,10 @@ struct CuPy<'py> {
 
 impl<'py> Library<'py> for CuPy<'py> {
     fn empty(&self, dtype: DType, shape: &[usize]) -> PyResult<(Bound<'py, PyAny>, u64)> {
-        let name = match dtype {
-            DType::Bool => "bool",
-            DType::I8 => "int8",
-            DType::I16 => "int16",
-            DType::I32 => "int32",
-            DType::I64 => "int64",
-            DType::U8 => "uint8",
-            DType::U16 => "uint16",
-            DType::U32 => "uint32",
-            DType::U64 => "uint64",
-            DType::F16 => "float16",
-            DType::F32 => "float32",
-            DType::F64 => "float64",
-            DType::C64 => "complex64",
-            DType::C128 => "complex128",
-            DType::BF16 => return Err(PyTypeError::new_err("CuPy has no type for bf16")),
-        };
+        if dtype == DType::BF16 {
+            return Err(PyTypeError::new_err("CuPy has no type for bf16"));
+        }
+        let name = crate::torch::name(dtype);
         let array = self.cupy.call_method1("empty", (PyTuple::new(self.cupy.py(), shape)?, name))?;
         let address = array.getattr("data")?.getattr("ptr")?.extract()?;
         Ok((array, address))

@@ -59,29 +59,34 @@ unsafe impl Send for Torch {}
 // SAFETY: as above.
 unsafe impl Sync for Torch {}
 
+/// How torch, NumPy and CuPy call an element type.
+pub(crate) fn name(dtype: DType) -> &'static str {
+    match dtype {
+        DType::Bool => "bool",
+        DType::I8 => "int8",
+        DType::I16 => "int16",
+        DType::I32 => "int32",
+        DType::I64 => "int64",
+        DType::U8 => "uint8",
+        DType::U16 => "uint16",
+        DType::U32 => "uint32",
+        DType::U64 => "uint64",
+        DType::F16 => "float16",
+        DType::BF16 => "bfloat16",
+        DType::F32 => "float32",
+        DType::F64 => "float64",
+        DType::C64 => "complex64",
+        DType::C128 => "complex128",
+    }
+}
+
 fn torch(py: Python<'_>) -> PyResult<&'static Torch> {
     static TORCH: PyOnceLock<Torch> = PyOnceLock::new();
     TORCH.get_or_try_init(py, || {
         let torch = imported(py, "torch")?.expect("an operand is a tensor");
         let private = torch.getattr("_C")?;
         let named = |dtype: DType| {
-            let name = match dtype {
-                DType::Bool => "bool",
-                DType::I8 => "int8",
-                DType::I16 => "int16",
-                DType::I32 => "int32",
-                DType::I64 => "int64",
-                DType::U8 => "uint8",
-                DType::U16 => "uint16",
-                DType::U32 => "uint32",
-                DType::U64 => "uint64",
-                DType::F16 => "float16",
-                DType::BF16 => "bfloat16",
-                DType::F32 => "float32",
-                DType::F64 => "float64",
-                DType::C64 => "complex64",
-                DType::C128 => "complex128",
-            };
+            let name = name(dtype);
             torch.getattr(name).ok().map(|object| (dtype, object.unbind()))
         };
         let stack = |name: &str| private.getattr(name).map(Bound::unbind);

@@ -4,9 +4,7 @@
 
 use std::mem::MaybeUninit;
 
-use einfall_plan::{
-    Access, Bounds, Contraction, Device, KernelSpec, LabelId, Machine, Plan, RunError, Slot, Step, shift,
-};
+use einfall_plan::{Access, Contraction, Device, KernelSpec, LabelId, Machine, Plan, RunError, Slot, Step, shift};
 use einfall_tensor::{Layout, View, ViewMut};
 use smallvec::SmallVec;
 
@@ -92,10 +90,7 @@ impl Device for CpuDevice {
 
     unsafe fn run(&self, plan: &Plan, arguments: &[View<'_>], out: &mut ViewMut<'_>) -> Result<(), RunError> {
         plan.check_arguments(arguments, out)?;
-        // Kernels check what they read: nothing where nothing is summed, and not what a window of another term leaves out.
-        let terms = plan.problem.operands.iter().map(|operand| &operand.term).chain([&plan.problem.output.term]);
-        let windows = terms.into_iter().any(|term| !term.windows.is_empty());
-        if windows || plan.problem.labels.iter().any(|label| label.len == 0) {
+        if plan.has_unread_entries() {
             self.check_tables(plan, arguments)?;
         }
         let tables = table_pointers(plan, arguments);
@@ -137,12 +132,8 @@ impl Device for CpuDevice {
     }
 
     fn check_tables(&self, plan: &Plan, arguments: &[View<'_>]) -> Result<(), RunError> {
-        if plan.problem.bounds == Bounds::Skip {
+        if !plan.refuses_bad_tables(arguments.len())? {
             return Ok(());
-        }
-        let (expected, given) = (plan.problem.arguments.len(), arguments.len());
-        if given != expected {
-            return Err(RunError::ArgumentCount { expected, given });
         }
         crate::check::first_bad_value(self.isa, plan, arguments).map_or(Ok(()), Err)
     }

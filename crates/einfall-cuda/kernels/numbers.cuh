@@ -43,21 +43,20 @@ template <class T> struct Number {
   static __device__ __forceinline__ T add(T a, T b) { return a + b; }
   static __device__ __forceinline__ T mul(T a, T b) { return a * b; }
 };
-template <> struct Number<half16> {
+// What is summed in f32.
+struct InFloat {
   typedef float Acc;
   static __device__ __forceinline__ float zero() { return 0.f; }
-  static __device__ __forceinline__ float widen(half16 x) { return widen_half(x); }
-  static __device__ __forceinline__ half16 narrow(float x) { return narrow_half(x); }
   static __device__ __forceinline__ float add(float a, float b) { return a + b; }
   static __device__ __forceinline__ float mul(float a, float b) { return a * b; }
 };
-template <> struct Number<bfloat16> {
-  typedef float Acc;
-  static __device__ __forceinline__ float zero() { return 0.f; }
+template <> struct Number<half16> : InFloat {
+  static __device__ __forceinline__ float widen(half16 x) { return widen_half(x); }
+  static __device__ __forceinline__ half16 narrow(float x) { return narrow_half(x); }
+};
+template <> struct Number<bfloat16> : InFloat {
   static __device__ __forceinline__ float widen(bfloat16 x) { return widen_bfloat(x); }
   static __device__ __forceinline__ bfloat16 narrow(float x) { return narrow_bfloat(x); }
-  static __device__ __forceinline__ float add(float a, float b) { return a + b; }
-  static __device__ __forceinline__ float mul(float a, float b) { return a * b; }
 };
 template <> struct Number<truth8> {
   typedef truth8 Acc;

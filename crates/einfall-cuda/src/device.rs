@@ -4,7 +4,7 @@
 //! [`Device`](einfall_plan::Device) that the facade knows takes views of the host's memory: it copies them to the GPU and
 //! the result back, which serves tests, the command and small experiments.
 
-use einfall_plan::{Bounds, Device, KernelSpec, Machine, Plan, RunError};
+use einfall_plan::{Device, KernelSpec, Machine, Plan, RunError};
 use einfall_tensor::{View, ViewMut};
 
 use crate::blas::Library;
@@ -172,22 +172,15 @@ impl Device for CudaDevice {
 
     unsafe fn run(&self, plan: &Plan, arguments: &[View<'_>], out: &mut ViewMut<'_>) -> Result<(), RunError> {
         plan.check_arguments(arguments, out)?;
-        // Kernels check what they read: nothing where nothing is summed, and not what a window of another term leaves out.
-        let terms = plan.problem.operands.iter().map(|operand| &operand.term).chain([&plan.problem.output.term]);
-        let windows = terms.into_iter().any(|term| !term.windows.is_empty());
-        if windows || plan.problem.labels.iter().any(|label| label.len == 0) {
+        if plan.has_unread_entries() {
             self.check_tables(plan, arguments)?;
         }
         self.run_on_copies(plan, arguments, out)
     }
 
     fn check_tables(&self, plan: &Plan, arguments: &[View<'_>]) -> Result<(), RunError> {
-        if plan.problem.bounds == Bounds::Skip {
+        if !plan.refuses_bad_tables(arguments.len())? {
             return Ok(());
-        }
-        let (expected, given) = (plan.problem.arguments.len(), arguments.len());
-        if given != expected {
-            return Err(RunError::ArgumentCount { expected, given });
         }
         crate::check::first_bad_value(plan, arguments).map_or(Ok(()), Err)
     }

@@ -161,6 +161,14 @@ impl Contraction {
         access.lookups.iter().map(|lookup| entries(lookup) * lookup.entry_bytes as f64).sum()
     }
 
+    /// Distinct bytes of inputs, tables and output: what any way must move at least.
+    pub fn distinct_bytes(&self) -> f64 {
+        let inputs = [Some(&self.left), self.right.as_ref()].into_iter().flatten();
+        let read: f64 = inputs.map(|access| self.distinct_elements(access)).sum();
+        let tables: f64 = self.accesses().map(|access| self.table_bytes(access)).sum();
+        read * self.dtype.bytes() as f64 + tables + self.distinct_elements(&self.out) * self.out_dtype.bytes() as f64
+    }
+
     /// Elements that an access can reach at most: the product of the loops it depends on, capped at its axes.
     pub fn distinct_elements(&self, access: &Access) -> f64 {
         let of = |at: usize| self.loops[at].len as f64;

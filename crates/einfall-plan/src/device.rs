@@ -90,6 +90,27 @@ pub enum RunError {
 }
 
 impl Plan {
+    /// Whether tables have to be checked before a run, since kernels check what they read: nothing where nothing is summed,
+    /// and not what a window of another term leaves out.
+    pub fn has_unread_entries(&self) -> bool {
+        let problem = &self.problem;
+        let mut terms = problem.operands.iter().map(|operand| &operand.term).chain([&problem.output.term]);
+        terms.any(|term| !term.windows.is_empty()) || problem.labels.iter().any(|label| label.len == 0)
+    }
+
+    /// Whether bad values of tables are errors, in so many arguments.
+    ///
+    /// # Errors
+    /// [`RunError::ArgumentCount`] where they are, and the number is another.
+    pub fn refuses_bad_tables(&self, given: usize) -> Result<bool, RunError> {
+        let expected = self.problem.arguments.len();
+        match self.problem.bounds {
+            crate::Bounds::Skip => Ok(false),
+            _ if given == expected => Ok(true),
+            _ => Err(RunError::ArgumentCount { expected, given }),
+        }
+    }
+
     /// Compares what a run is given with what the plan was made for. No data is read.
     ///
     /// # Errors

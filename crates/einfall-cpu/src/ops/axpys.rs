@@ -59,7 +59,7 @@ pub fn estimate(contraction: &Contraction, machine: &Machine) -> Result<Estimate
         seconds *= machine.threads as f64 / pieces;
     }
     seconds += super::PREPARE_SECONDS;
-    let bytes = super::distinct_bytes(contraction);
+    let bytes = contraction.distinct_bytes();
     Ok(Estimate { way, cost: Cost { flops: contraction.flops(), bytes, seconds }, workspace_bytes: 0 })
 }
 

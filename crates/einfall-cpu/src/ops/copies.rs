@@ -38,7 +38,7 @@ pub fn estimate(contraction: &Contraction, machine: &Machine) -> Result<Estimate
     let count = contraction.flops() / 2.0 / d;
     let row_bytes = d * contraction.dtype.bytes() as f64;
     let threads = machine.threads as f64;
-    let bytes = super::distinct_bytes(contraction);
+    let bytes = contraction.distinct_bytes();
     let written = count * row_bytes;
     let read = count * row_bytes / machine.bytes_per_second_within(bytes - written);
     let write = written / machine.write_bytes_per_second;

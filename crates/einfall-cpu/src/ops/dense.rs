@@ -105,7 +105,7 @@ pub fn estimate(contraction: &Contraction, machine: &Machine) -> Result<Estimate
     let pack = if way == Way::DenseSelect { lists / queries * covered * d * 0.3e-9 / threads } else { 0.0 };
     let each = if way == Way::DenseSelect { 0.15e-9 } else { 0.2e-9 };
     let select = (wanted * each + lists * 10e-9) / threads;
-    let bytes = super::distinct_bytes(contraction);
+    let bytes = contraction.distinct_bytes();
     let seconds = super::started(machine, compute + pack + select + super::stream_seconds(bytes, machine));
     let workspace_bytes = machine.threads * (scratch + machine.l2_bytes) + (1 << 16);
     Ok(Estimate { way, cost: Cost { flops, bytes, seconds }, workspace_bytes })

@@ -43,7 +43,7 @@ pub fn estimate(contraction: &Contraction, machine: &Machine) -> Result<Estimate
     let count = contraction.flops() / 2.0 / d.max(1.0);
     let lists = count / pattern.row_loop.map_or(1.0, |at| contraction.loops[at].len as f64);
     let seconds = rows_cost(contraction, machine, rows, pattern.inner, count, lists) + 0.5 * super::PREPARE_SECONDS;
-    let bytes = super::distinct_bytes(contraction);
+    let bytes = contraction.distinct_bytes();
     Ok(Estimate { way, cost: Cost { flops: contraction.flops(), bytes, seconds }, workspace_bytes: 0 })
 }
 

@@ -14,7 +14,7 @@ use einfall_tensor::with_element;
 
 use self::sort::Inversion;
 use self::terms::{LEFT_OUT, Terms};
-use super::{Run, distinct_bytes, rows_cost};
+use super::{Run, rows_cost};
 use crate::kernels::rows::{AxpyList, RowElement, row_axpys as add_rows};
 use crate::scalar::Scalar;
 use crate::walk::{BadTable, Walk};
@@ -84,7 +84,7 @@ pub fn estimate(contraction: &Contraction, machine: &Machine) -> Result<Estimate
     let targets = contraction.out.lookups[0].len;
     let parts = shape.parts(targets, machine.threads);
     let workspace = tables * (parts as f64 * targets as f64 + terms) * size_of::<u32>() as f64;
-    if workspace > LEAST_WORKSPACE + 4.0 * distinct_bytes(contraction) {
+    if workspace > LEAST_WORKSPACE + 4.0 * contraction.distinct_bytes() {
         return Err("the inverted table would be much larger than the data".into());
     }
     let threads = machine.threads as f64;
@@ -101,7 +101,7 @@ pub fn estimate(contraction: &Contraction, machine: &Machine) -> Result<Estimate
         seconds *= threads / tasks;
     }
     seconds += sort + resolve + 4.0 * machine.fork_seconds;
-    let bytes = distinct_bytes(contraction);
+    let bytes = contraction.distinct_bytes();
     Ok(Estimate {
         way: Way::Inverted,
         cost: Cost { flops: contraction.flops(), bytes, seconds },

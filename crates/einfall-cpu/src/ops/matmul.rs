@@ -45,12 +45,12 @@ pub fn estimate(contraction: &Contraction, machine: &Machine) -> Result<Estimate
     let packed = batch * (m + n) * k * bytes;
     let packing = packed / (machine.l2_bytes_per_second * 0.25);
     let calls = batch * 150e-9 / threads;
-    let from_memory = super::distinct_bytes(contraction) / machine.read_bytes_per_second;
+    let from_memory = contraction.distinct_bytes() / machine.read_bytes_per_second;
     let out_bytes = contraction.distinct_elements(&contraction.out) * contraction.out_dtype.bytes() as f64;
     let written = if out_bytes > machine.l2_bytes as f64 { out_bytes / machine.write_bytes_per_second } else { 0.0 };
     let work = (compute + packing + calls).max(from_memory).max(written);
     let seconds = super::started(machine, work) + super::PREPARE_SECONDS;
-    let cost = Cost { flops: contraction.flops(), bytes: super::distinct_bytes(contraction), seconds };
+    let cost = Cost { flops: contraction.flops(), bytes: contraction.distinct_bytes(), seconds };
     Ok(Estimate { way: Way::Gemm, cost, workspace_bytes: workspace(contraction, machine) })
 }
 

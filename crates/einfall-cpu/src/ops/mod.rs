@@ -88,16 +88,6 @@ pub fn kernel_named(name: &str) -> Option<&'static Kernel> {
     KERNELS.iter().find(|kernel| kernel.name == name)
 }
 
-/// Distinct bytes of inputs, tables and output: what any way must move at least.
-fn distinct_bytes(contraction: &Contraction) -> f64 {
-    let inputs = [Some(&contraction.left), contraction.right.as_ref()].into_iter().flatten();
-    let read: f64 = inputs.map(|access| contraction.distinct_elements(access)).sum();
-    let tables: f64 = contraction.accesses().map(|access| contraction.table_bytes(access)).sum();
-    read * contraction.dtype.bytes() as f64
-        + tables
-        + contraction.distinct_elements(&contraction.out) * contraction.out_dtype.bytes() as f64
-}
-
 /// Predicted time of moving bytes that are touched once, from wherever so many of them are.
 fn stream_seconds(bytes: f64, machine: &Machine) -> f64 {
     let bytes = bytes.max(0.0);
@@ -141,7 +131,7 @@ fn rows_cost(contraction: &Contraction, machine: &Machine, rows: &Access, inner:
     let compute = 2.0 * count * d / (machine.flops_per_second(contraction.dtype) * 0.5);
     // Measured with AVX-512 on Zen 5: what a row and a list cost beside the bytes of the rows.
     let work = compute + (0.15e-9 * count + 6e-9 * lists) / threads;
-    let bytes = distinct_bytes(contraction);
+    let bytes = contraction.distinct_bytes();
     if !visited_again {
         return started(machine, work.max(bytes / machine.bytes_per_second_within(bytes)));
     }

@@ -45,7 +45,7 @@ pub fn estimate(contraction: &Contraction, machine: &Machine) -> Result<Estimate
     let turns = iterations / inner.max(1.0);
     let serial = turns * (12e-9 + 4e-9 * accesses) + iterations * per_term;
     let threads = if scattered && shape.owner.is_none() { 1.0 } else { machine.threads as f64 };
-    let bytes = super::distinct_bytes(contraction);
+    let bytes = contraction.distinct_bytes();
     let seconds = (serial / threads).max(bytes / machine.read_bytes_per_second);
     let seconds = if threads > 1.0 { super::started(machine, seconds) } else { seconds } + super::PREPARE_SECONDS;
     let elementwise = contraction.loops_of(Role::Contracted).next().is_none() && !scattered;

@@ -93,7 +93,7 @@ pub fn estimate(contraction: &Contraction, machine: &Machine) -> Result<Estimate
     let packed = (groups * columns * k + batches * vectors * own * k) * bytes;
     let packing = packed / (machine.l2_bytes_per_second * 0.25);
     let sort = 4e-9 * vectors + 0.5e-6 * groups / threads;
-    let moved = super::distinct_bytes(contraction);
+    let moved = contraction.distinct_bytes();
     let seconds = super::started(machine, compute + packing + sort + super::stream_seconds(moved, machine));
     let isa = machine.isa.parse().unwrap_or(Isa::Portable);
     let scratch = with_element!(contraction.dtype, T => {

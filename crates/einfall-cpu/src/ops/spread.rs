@@ -80,7 +80,7 @@ pub fn estimate(contraction: &Contraction, machine: &Machine) -> Result<Estimate
     let pack = if way == Way::DenseSelect { lists / queries * n as f64 * d * 0.3e-9 / threads } else { 0.0 };
     let each = if way == Way::DenseSelect { 0.27e-9 } else { 0.2e-9 };
     let spread = (wanted * each + lists * (15e-9 + covered * 0.03e-9)) / threads;
-    let moved = super::distinct_bytes(contraction);
+    let moved = contraction.distinct_bytes();
     let seconds = super::started(machine, compute + pack + spread + super::stream_seconds(moved, machine));
     let width = if way == Way::DenseSelect { contraction.loops[axpys.inner].len + 64 } else { BAND };
     let scratch = (covered as usize * width + contraction.loops[axpys.row_loop].len) * bytes + machine.l2_bytes / 4;

@@ -29,7 +29,7 @@ pub fn estimate(contraction: &Contraction, _: &Machine) -> Result<Estimate, Stri
     // Measured on Zen 5: each sum, and each term of its chain of additions.
     let sums = terms / contraction.terms();
     let seconds = 40e-9 + 4e-9 * sums + 1e-9 * terms;
-    let bytes = super::distinct_bytes(contraction);
+    let bytes = contraction.distinct_bytes();
     Ok(Estimate { way: Way::Nest, cost: Cost { flops: contraction.flops(), bytes, seconds }, workspace_bytes: 0 })
 }
 

@@ -6,7 +6,6 @@ use einfall_plan::pattern::row_axpys;
 use einfall_plan::{Contraction, Cost, Estimate, Machine, Role, Way};
 use einfall_tensor::DType;
 
-use super::distinct_bytes;
 use super::rows::{Launch, ROWS, Rows, TURNS, lanes_for};
 use crate::text::{Lowering, Task};
 
@@ -52,7 +51,7 @@ pub fn estimate(contraction: &Contraction, machine: &Machine) -> Result<Estimate
     let rows = rows(contraction)?;
     let gather = gather_seconds(&rows, machine);
     let seconds = resident_seconds(&rows, machine).map_or(gather, |resident| resident.min(gather));
-    let cost = Cost { flops: contraction.flops(), bytes: distinct_bytes(contraction), seconds };
+    let cost = Cost { flops: contraction.flops(), bytes: contraction.distinct_bytes(), seconds };
     let way = if rows.lookup.is_some() { Way::Gather } else { Way::Stream };
     Ok(Estimate { way, cost, workspace_bytes: 0 })
 }

@@ -6,7 +6,6 @@
 use einfall_plan::pattern::row_dots;
 use einfall_plan::{Contraction, Cost, Estimate, Machine, Way};
 
-use super::distinct_bytes;
 use super::rows::{Launch, ROWS, Rows, TURNS, lanes_for};
 use crate::text::{Lowering, Task};
 
@@ -46,7 +45,7 @@ pub fn estimate(contraction: &Contraction, machine: &Machine) -> Result<Estimate
     let gather = rows.gather_seconds(machine);
     let seconds = resident_seconds(&rows, machine).map_or(gather, |resident| resident.min(gather));
     let way = if rows.lookup.is_some() { Way::Gather } else { Way::Stream };
-    let cost = Cost { flops: contraction.flops(), bytes: distinct_bytes(contraction), seconds };
+    let cost = Cost { flops: contraction.flops(), bytes: contraction.distinct_bytes(), seconds };
     Ok(Estimate { way, cost, workspace_bytes: 0 })
 }
 

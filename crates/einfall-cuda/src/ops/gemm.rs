@@ -6,7 +6,7 @@
 use einfall_plan::{Access, Contraction, Cost, Estimate, Machine, Role, Way};
 use einfall_tensor::DType;
 
-use super::{LAUNCH_SECONDS, capability, distinct_bytes};
+use super::{LAUNCH_SECONDS, capability};
 use crate::text::Lowering;
 
 /// Scratch memory that the library may use.
@@ -142,7 +142,7 @@ pub fn estimate(contraction: &Contraction, machine: &Machine) -> Result<Estimate
     // Measured on an H100: tiles that stick out are computed whole, and each takes as long as 64 terms more.
     let round = |len: usize| len.next_multiple_of(64) as f64;
     let flops = 2.0 * product.batch as f64 * round(product.m) * round(product.n) * (product.k as f64 + 64.0);
-    let bytes = distinct_bytes(contraction);
+    let bytes = contraction.distinct_bytes();
     // A vector on one side is not worth tiles: its matrix is streamed.
     let flops = if product.m.min(product.n) == 1 { contraction.flops() } else { flops };
     let busy = (flops / (peak * 0.85)).max(bytes / (machine.read_bytes_per_second * 0.75));

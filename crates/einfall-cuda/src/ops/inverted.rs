@@ -15,7 +15,7 @@ use einfall_tensor::DType;
 use self::scratch::Scratch;
 use super::nest::task;
 use super::rows::{ELEMENTS, TURNS, lanes_for};
-use super::{LAUNCH_SECONDS, THREADS, blocks_for, distinct_bytes};
+use super::{LAUNCH_SECONDS, THREADS, blocks_for};
 use crate::text::{Fields, Lowering, Memory, Miss, Task, Value, Writer};
 
 /// Keys of more entries are cut in parts of so many.
@@ -183,7 +183,7 @@ impl<'c> Scatter<'c> {
 pub fn estimate(contraction: &Contraction, machine: &Machine) -> Result<Estimate, String> {
     let scatter = Scatter::new(contraction)?;
     let workspace_bytes = scatter.scratch().bytes;
-    let bytes = distinct_bytes(contraction);
+    let bytes = contraction.distinct_bytes();
     if workspace_bytes as f64 > LEAST_WORKSPACE + 8.0 * bytes {
         return Err("the inverted table would be much larger than the data".into());
     }

@@ -70,16 +70,6 @@ pub fn kernel_named(name: &str) -> Option<&'static Kernel> {
     KERNELS.iter().find(|kernel| kernel.name == name)
 }
 
-/// Distinct bytes of inputs, tables and output: what any way must move at least.
-pub(crate) fn distinct_bytes(contraction: &Contraction) -> f64 {
-    let inputs = [Some(&contraction.left), contraction.right.as_ref()].into_iter().flatten();
-    let read: f64 = inputs.map(|access| contraction.distinct_elements(access)).sum();
-    let tables: f64 = contraction.accesses().map(|access| contraction.table_bytes(access)).sum();
-    read * contraction.dtype.bytes() as f64
-        + tables
-        + contraction.distinct_elements(&contraction.out) * contraction.out_dtype.bytes() as f64
-}
-
 /// Predicted time of moving bytes that are touched once.
 pub(crate) fn stream_seconds(bytes: f64, machine: &Machine) -> f64 {
     bytes.max(0.0) / machine.bytes_per_second_within(bytes)

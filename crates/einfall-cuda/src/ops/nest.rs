@@ -6,7 +6,7 @@
 use einfall_plan::{Contraction, Cost, Estimate, Machine, Role, Way};
 use einfall_tensor::DType;
 
-use super::{LAUNCH_SECONDS, NUMBERS, THREADS, blocks_for, distinct_bytes, stream_seconds};
+use super::{LAUNCH_SECONDS, NUMBERS, THREADS, blocks_for, stream_seconds};
 use crate::text::{Lowering, Memory, Miss, Task, Writer, type_name};
 
 /// Sums so long are a block's work where outputs are few.
@@ -33,7 +33,7 @@ pub fn estimate(contraction: &Contraction, machine: &Machine) -> Result<Estimate
     // Each thread waits for its loads in turn; enough of them hide that, and then the address arithmetic counts.
     let waiting = terms / threads.max(1) as f64 * 300e-9 / 4.0;
     let issued = terms * 40.0 / (machine.threads as f64 * 128.0 * 1.5e9);
-    let bytes = distinct_bytes(contraction);
+    let bytes = contraction.distinct_bytes();
     // Neighbouring threads that touch elements far apart move whole lines for each.
     let fastest = if shape.by_block { shape.inner.last() } else { shape.owned.last() };
     let apart = |at: &usize| contraction.accesses().any(|access| access.strides[*at].unsigned_abs() > 1);

@@ -7,7 +7,7 @@
 use einfall_plan::{Contraction, Cost, Estimate, Machine, Role, Way};
 
 use super::nest::{counter, task};
-use super::{LAUNCH_SECONDS, THREADS, distinct_bytes, stream_seconds};
+use super::{LAUNCH_SECONDS, THREADS, stream_seconds};
 use crate::text::{Lowering, Memory, Miss, Task, Writer, type_name};
 
 /// Shorter sums are not worth dividing.
@@ -81,7 +81,7 @@ impl Shape {
 /// Why it cannot run the contraction.
 pub fn estimate(contraction: &Contraction, machine: &Machine) -> Result<Estimate, String> {
     let shape = Shape::new(contraction, machine)?;
-    let bytes = distinct_bytes(contraction);
+    let bytes = contraction.distinct_bytes();
     // Memory comes in sectors of 32 bytes.
     let wasted = shape.stride.min((32 / contraction.dtype.bytes()).max(1)) as f64;
     let blocks = (shape.items.div_ceil(shape.width) * shape.parts) as f64;

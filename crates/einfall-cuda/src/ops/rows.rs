@@ -7,7 +7,7 @@ use einfall_plan::pattern::Side;
 use einfall_plan::{Access, Bounds, Contraction, LookupAccess, Machine};
 use einfall_tensor::DType;
 
-use super::{LAUNCH_SECONDS, distinct_bytes};
+use super::LAUNCH_SECONDS;
 use crate::text::{Lowering, Memory, Task, Value};
 
 /// Element types, loads and stores.
@@ -219,7 +219,7 @@ impl<'c> Rows<'c> {
             Some(_) if distinct < 0.6 * machine.l2_bytes as f64 => machine.l2_bytes_per_second * 1.35,
             Some(_) => machine.read_bytes_per_second * 1.4,
         };
-        LAUNCH_SECONDS + (visited / rate).max(distinct_bytes(self.contraction) / machine.read_bytes_per_second)
+        LAUNCH_SECONDS + (visited / rate).max(self.contraction.distinct_bytes() / machine.read_bytes_per_second)
     }
 
     /// Predicted time of visiting rows in shared memory, `share` of its peak.
@@ -231,7 +231,7 @@ impl<'c> Rows<'c> {
         let staged = groups as f64 * self.blocks_per_group(machine) as f64 * (self.n() * self.pitch(1)) as f64;
         let staging = staged / machine.l2_bytes_per_second * 0.5;
         let busy = visited / rate * machine.threads as f64 / blocks;
-        LAUNCH_SECONDS + staging + busy.max(distinct_bytes(self.contraction) / machine.read_bytes_per_second)
+        LAUNCH_SECONDS + staging + busy.max(self.contraction.distinct_bytes() / machine.read_bytes_per_second)
     }
 
     /// The definitions that all kernels of rows want.

@@ -5,7 +5,7 @@
 
 use einfall_plan::{Access, Bounds, Contraction, Cost, Estimate, Machine, Role, Way};
 
-use super::{LAUNCH_SECONDS, NUMBERS, distinct_bytes};
+use super::{LAUNCH_SECONDS, NUMBERS};
 use crate::text::{Lowering, Memory, Miss, Task, Writer, type_name};
 
 /// A shape of tile, and the share of the peak that it reaches in `f32`.
@@ -132,7 +132,7 @@ fn separable(contraction: &Contraction, access: &Access, side: Role) -> bool {
 pub fn estimate(contraction: &Contraction, machine: &Machine) -> Result<Estimate, String> {
     let matrices = Matrices::new(contraction)?;
     let (_, compute) = matrices.tile(machine);
-    let bytes = distinct_bytes(contraction);
+    let bytes = contraction.distinct_bytes();
     let seconds = LAUNCH_SECONDS + compute.max(bytes / (machine.read_bytes_per_second * 0.8));
     Ok(Estimate { way: Way::Gemm, cost: Cost { flops: contraction.flops(), bytes, seconds }, workspace_bytes: 0 })
 }
@@ -387,7 +387,7 @@ pub mod sorted {
         let peak = machine.flops_per_second(contraction.dtype) / machine.threads as f64;
         let together = (512 / tile.threads()).max(1) as f64;
         let waves = (tiles / (machine.threads as f64 * together)).ceil() * together;
-        let bytes = distinct_bytes(contraction);
+        let bytes = contraction.distinct_bytes();
         let compute = (waves * flops / (peak * tile.share)).max(bytes / (machine.read_bytes_per_second * 0.8));
         let seconds = 2.0 * LAUNCH_SECONDS + 4e-6 + sorted.rows as f64 * 0.4e-9 + compute;
         let cost = Cost { flops: contraction.flops(), bytes, seconds };

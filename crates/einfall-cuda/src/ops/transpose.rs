@@ -5,7 +5,7 @@
 
 use einfall_plan::{Access, Contraction, Cost, Estimate, Machine, Role, Way};
 
-use super::{LAUNCH_SECONDS, distinct_bytes};
+use super::LAUNCH_SECONDS;
 use crate::text::{Lowering, Memory, Miss, Task, Writer};
 
 const THREADS: usize = 256;
@@ -38,7 +38,7 @@ fn loops(contraction: &Contraction) -> Result<(usize, usize), String> {
 pub fn estimate(contraction: &Contraction, machine: &Machine) -> Result<Estimate, String> {
     let (from, to) = loops(contraction)?;
     let len = |at: usize| contraction.loops[at].len;
-    let bytes = distinct_bytes(contraction);
+    let bytes = contraction.distinct_bytes();
     // Tiles that stick out leave threads idle.
     let filled = |at: usize| len(at) as f64 / len(at).next_multiple_of(tile(contraction)) as f64;
     let share = (filled(from) * filled(to)).max(0.02);
