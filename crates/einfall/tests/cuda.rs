@@ -7,43 +7,12 @@ use std::collections::HashSet;
 
 use common::ways::{WAYS, case_of};
 use common::{call, check_call, check_case};
-use einfall::{CudaDevice, DType, Device, KernelSpec, Machine, Plan, RunError, View, ViewMut};
-use einfall_cuda::{Lowering, compile, example_machine, kernel_specs, ops};
+use einfall::{AbsentGpu, CudaDevice, DType, Device, Machine, View, example_gpu};
+use einfall_cuda::{Lowering, compile, kernel_specs, ops};
 use einfall_testing::case::{Buffer, Case, Fill};
 use einfall_testing::generator::random_case;
 use einfall_testing::oracle::Bounds;
 use einfall_testing::suite;
-
-/// A GPU that is not there: plans are made for it, and lowered.
-struct Planned {
-    machine: Machine,
-    kernels: Vec<KernelSpec>,
-}
-
-impl Planned {
-    fn new(isa: &str) -> Self {
-        Planned { machine: Machine { isa: isa.into(), ..example_machine() }, kernels: kernel_specs() }
-    }
-}
-
-impl Device for Planned {
-    fn machine(&self) -> &Machine {
-        &self.machine
-    }
-
-    fn kernels(&self) -> &[KernelSpec] {
-        &self.kernels
-    }
-
-    #[allow(unsafe_code)]
-    unsafe fn run(&self, _: &Plan, _: &[View<'_>], _: &mut ViewMut<'_>) -> Result<(), RunError> {
-        Err(RunError::Device { reason: "there is no GPU".into() })
-    }
-
-    fn check_tables(&self, _: &Plan, _: &[View<'_>]) -> Result<(), RunError> {
-        Ok(())
-    }
-}
 
 /// Random cases per test; `EINFALL_CASES` asks for more.
 fn case_count() -> u64 {
@@ -74,7 +43,7 @@ fn ways() -> Vec<Case> {
 #[test]
 #[ignore = "needs NVRTC, which `cargo xtask kernels` fetches"]
 fn every_kernel_compiles_for_every_architecture() {
-    let devices = ["sm_80", "sm_90", "sm_100"].map(Planned::new);
+    let devices = ["sm_80", "sm_90", "sm_100"].map(|isa| AbsentGpu::new(Machine { isa: isa.into(), ..example_gpu() }));
     let mut sources = HashSet::new();
     for kernel in kernel_specs() {
         for (at, case) in (0..case_count()).map(random_case).chain(ways()).enumerate() {
@@ -87,7 +56,7 @@ fn every_kernel_compiles_for_every_architecture() {
             for step in plan.steps.iter().chain(&plan.epilogue).filter(|step| !step.contraction.is_empty()) {
                 let lower = ops::kernel_named(step.kernel()).expect("one of the table").lower;
                 for alignment in [[16; 3], [8, 16, 8]] {
-                    let (contraction, machine) = (&step.contraction, &device.machine);
+                    let (contraction, machine) = (&step.contraction, device.machine());
                     let table_alignment = &vec![alignment[0]; tables.len()];
                     let tasks = lower(&Lowering { contraction, tables: &tables, machine, alignment, table_alignment });
                     sources.extend(tasks.into_iter().map(|task| (task.kernel, at % 3, task.source)));

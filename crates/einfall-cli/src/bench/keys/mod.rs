@@ -108,7 +108,7 @@ fn check_memory(options: &Options) -> Result<(), Failure> {
 
 /// The device with rates that somebody measured: given, saved, or measured now.
 fn measured_device(args: &KeysArgs) -> Result<CpuDevice, Failure> {
-    let device = host::device(args.threads, args.machine.as_deref())?;
+    let device = host::processor(args.threads, args.machine.as_deref())?;
     if device.machine().measured || args.machine.is_some() {
         return Ok(device);
     }
