@@ -300,12 +300,16 @@ A call is timed as users make it: the result is new memory each time, the plan i
 Engines take turns, and so do cases, so that a change of the machine's speed meets all. A sample of \
 each result is compared with plain f64 loops; a wrong one ends the run with exit code 1.
 
+On a GPU data and results stay there, and a call takes what a launch takes in replays of a CUDA \
+graph, without the host; scores and values only.
+
 Files: keys.json, keys.html and one keys-OP.svg an operation, in --out.
 
 Examples:
   einfall bench keys
   einfall bench keys --peers --python ~/venv/bin/python --out results
   einfall bench keys --op scores --k 10,100 -s b=1,h=8,q=4096,n=4096,d=64 --dtype bf16
+  einfall bench keys --device cuda --peers
   einfall bench keys --quick --json")]
 pub struct KeysArgs {
     /// Lengths of b, h, q, n and d [default: b=8,h=1,q=1000,n=1000,d=32]
@@ -326,6 +330,9 @@ pub struct KeysArgs {
     /// Element type of the table: i64, as torch has it, or i32
     #[arg(long, default_value = "i64", value_parser = parse_table_dtype)]
     pub table_dtype: DType,
+    /// Where to run: cpu, or an NVIDIA GPU, cuda or cuda:1
+    #[arg(long, default_value_t)]
+    pub device: DeviceArg,
     /// Threads each engine may use [default: all cores]
     #[arg(long, value_parser = parse_threads)]
     pub threads: Option<usize>,

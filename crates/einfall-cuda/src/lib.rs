@@ -24,6 +24,7 @@ pub mod ops;
 mod planned;
 mod program;
 mod text;
+mod time;
 
 pub use device::CudaDevice;
 pub use error::CudaError;

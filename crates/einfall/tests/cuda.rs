@@ -7,7 +7,7 @@ use std::collections::HashSet;
 
 use common::ways::{WAYS, case_of};
 use common::{call, check_call, check_case};
-use einfall::{AbsentGpu, CudaDevice, DType, Device, Machine, View, example_gpu};
+use einfall::{AbsentGpu, CudaDevice, DType, Device, Einsum, Machine, View, example_gpu};
 use einfall_cuda::{Lowering, compile, kernel_specs, ops};
 use einfall_testing::case::{Buffer, Case, Fill};
 use einfall_testing::generator::random_case;
@@ -138,4 +138,26 @@ fn every_kernel_runs_what_it_is_made_for_on_the_gpu() {
             checked.err().map(|why| format!("{}: {why}", kernel.name))
         })
     }));
+}
+
+#[test]
+#[ignore = "needs an NVIDIA GPU"]
+fn launches_are_timed_on_the_gpu() {
+    let device = CudaDevice::new(0).expect("a GPU");
+    let (query, rows) = (vec![1.0f32; 1000 * 32], vec![1.0f32; 500 * 32]);
+    let mut table: Vec<i64> = (0..1000 * 20).map(|at| at * 7919 % 500).collect();
+    let einsum = Einsum::new("qd,[qk]d->qk");
+    let time = |table: &[i64]| {
+        let view = |values| View::from_slice(values, &[1000, 20]);
+        let query = View::from_slice(&query, &[1000, 32]).expect("a view");
+        let rows = View::from_slice(&rows, &[500, 32]).expect("a view");
+        einsum.replay_seconds(&device, &[query, rows, view(table).expect("a view")], 10, 5)
+    };
+    let seconds = time(&table).expect("timed");
+    assert!(seconds.len() == 5 && seconds.iter().all(|seconds| (1e-7..1e-2).contains(seconds)), "{seconds:?}");
+    table[9] = 500;
+    let error = time(&table).expect_err("a bad table");
+    assert!(error.to_string().contains("holds 500 at [0, 9]"), "{error}");
+    table[9] = 0;
+    assert!(time(&table).is_ok());
 }
