@@ -4,6 +4,7 @@
 //! the first tool that failed.
 #![allow(clippy::print_stdout)] // a terminal is all that this program talks to
 
+mod bundle;
 mod check;
 mod kernels;
 
@@ -24,6 +25,7 @@ usage: cargo xtask COMMAND
           takes that in the folder EINFALL_NVRTC; says why where it can do neither
   slow    what takes longer: 20000 random cases a test (EINFALL_CASES), each fuzz target for 300 s (EINFALL_FUZZ_SECONDS),
           Miri; says what it skips
+  bundle  puts what a machine with a GPU and no Rust needs to run tests and timings into target/bundle
   bench   the experiment of the README on this machine; further arguments go to `einfall bench keys`
 ";
 
@@ -31,6 +33,7 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
     let result = match arguments.first().map(String::as_str) {
         Some("test") => test(),
+        Some("bundle") => bundle::bundle(),
         Some("check") => check::run(&root()),
         Some("python") => python(arguments.get(1).is_some_and(|which| which == "all")),
         Some("kernels") => kernels::compile(150),
