@@ -485,14 +485,14 @@ fn on_torch<'py>(
         }
         if place != Place::Cpu {
             // In stream order, whatever overlaps.
-            let result = run_torch(py, equation, &views, &options, place)?;
+            let result = run_torch(py, equation, operands, &views, &options, place)?;
             return out.call_method1("copy_", (result,));
         }
         options.out = Some(Argument { dtype: view.dtype(), layout: view.layout().clone() });
         write_into(py, equation, &views, options, view.as_ptr().cast_mut())?;
         return Ok(out.clone());
     }
-    run_torch(py, equation, &views, &options, place)
+    run_torch(py, equation, operands, &views, &options, place)
 }
 
 /// What torch's dispatcher calls at last; a result of a given shape takes lengths from it.
@@ -517,19 +517,20 @@ pub(crate) fn torch_kernel<'py>(
     options.dtype = dtype;
     let dtype = dtype.ok_or_else(|| PyValueError::new_err("operands are missing"))?;
     options.out = Some(Argument { dtype, layout: Layout::contiguous(&shape) });
-    run_torch(py, equation, &views, &options, place)
+    run_torch(py, equation, operands, &views, &options, place)
 }
 
 /// Runs into a new tensor.
 pub(crate) fn run_torch<'py>(
     py: Python<'py>,
     equation: &str,
+    operands: &[Bound<'py, PyAny>],
     views: &Views,
     options: &Options,
     place: Place,
 ) -> PyResult<Bound<'py, PyAny>> {
     if let Place::Cuda(ordinal) = place {
-        return cuda::run_torch(py, ordinal, equation, views, options);
+        return cuda::run_torch(py, ordinal, equation, operands, views, options);
     }
     let prepared = prepared(py, equation, views, options)?;
     let (dtype, shape) = prepared.result();

@@ -10,7 +10,6 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use einfall::{CudaDevice, CudaError, DType, Plan, Program, RunError, View};
 use lru::LruCache;
 use pyo3::exceptions::{PyTypeError, PyValueError};
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 use rustc_hash::FxBuildHasher;
@@ -130,14 +129,20 @@ fn run<'py>(
     Ok(result)
 }
 
-struct Torch<'py> {
+struct Torch<'a, 'py> {
     py: Python<'py>,
     ordinal: usize,
+    /// A tensor of the call, and its type.
+    like: (&'a Bound<'py, PyAny>, DType),
 }
 
-impl<'py> Library<'py> for Torch<'py> {
+impl<'py> Library<'py> for Torch<'_, 'py> {
     fn empty(&self, dtype: DType, shape: &[usize]) -> PyResult<(Bound<'py, PyAny>, u64)> {
-        let (tensor, data) = crate::torch::empty(self.py, dtype, shape, Some(self.ordinal))?;
+        let (like, known) = self.like;
+        let (tensor, data) = match known == dtype {
+            true => crate::torch::empty_like(like, shape)?,
+            false => crate::torch::empty(self.py, dtype, shape, Some(self.ordinal))?,
+        };
         Ok((tensor, data as u64))
     }
 
@@ -146,9 +151,7 @@ impl<'py> Library<'py> for Torch<'py> {
     }
 
     fn stream(&self) -> PyResult<u64> {
-        let torch = imported(self.py, "torch")?.expect("an operand is a tensor");
-        let private = torch.getattr(intern!(self.py, "_C"))?;
-        private.call_method1(intern!(self.py, "_cuda_getCurrentRawStream"), (self.ordinal,))?.extract()
+        crate::torch::current_stream(self.py, self.ordinal)
     }
 }
 
@@ -157,10 +160,12 @@ pub(crate) fn run_torch<'py>(
     py: Python<'py>,
     ordinal: usize,
     equation: &str,
+    operands: &[Bound<'py, PyAny>],
     views: &Views,
     options: &Options,
 ) -> PyResult<Bound<'py, PyAny>> {
-    run(py, &Torch { py, ordinal }, ordinal, equation, views, options)
+    let like = (&operands[0], views[0].dtype());
+    run(py, &Torch { py, ordinal, like }, ordinal, equation, views, options)
 }
 
 struct CuPy<'py> {

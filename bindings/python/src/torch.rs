@@ -302,6 +302,32 @@ fn from_parts(data: *mut u8, dtype: DType, lens: &[i64], steps: &[i64]) -> View<
     unsafe { View::from_raw_parts(data, dtype, Layout { shape, strides }) }
 }
 
+/// A new tensor without contents beside another, of its type, and the address of its first element.
+pub(crate) fn empty_like<'py>(like: &Bound<'py, PyAny>, shape: &[usize]) -> PyResult<(Bound<'py, PyAny>, *mut u8)> {
+    let py = like.py();
+    let tensor = like.call_method1(intern!(py, "new_empty"), (PyTuple::new(py, shape)?,))?;
+    address(py, tensor)
+}
+
+/// A tensor with the address of its first element.
+fn address<'py>(py: Python<'py>, tensor: Bound<'py, PyAny>) -> PyResult<(Bound<'py, PyAny>, *mut u8)> {
+    let data = match torch(py)?.api {
+        Some(api) => describe(api, &tensor)?.view.map(|view| view.as_ptr().cast_mut()),
+        None => ask(&tensor)?.view.map(|view| view.as_ptr().cast_mut()),
+    };
+    Ok((tensor, data.expect("a tensor of a known type where it was wanted")))
+}
+
+/// The current stream of a GPU.
+pub(crate) fn current_stream(py: Python<'_>, ordinal: usize) -> PyResult<u64> {
+    static STREAM: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let stream = STREAM.get_or_try_init(py, || -> PyResult<Py<PyAny>> {
+        let torch = imported(py, "torch")?.expect("an operand is a tensor");
+        Ok(torch.getattr("_C")?.getattr("_cuda_getCurrentRawStream")?.unbind())
+    })?;
+    stream.bind(py).call1((ordinal,))?.extract()
+}
+
 /// A new tensor without contents, and the address of its first element.
 /// On the CPU, or on a GPU.
 pub(crate) fn empty<'py>(
@@ -321,9 +347,5 @@ pub(crate) fn empty<'py>(
     }
     // A default device that is not the CPU has pushed a mode, which was asked for before.
     let tensor = torch.empty.bind(py).call((PyTuple::new(py, shape)?,), Some(&options))?;
-    let data = match torch.api {
-        Some(api) => describe(api, &tensor)?.view.map(|view| view.as_ptr().cast_mut()),
-        None => ask(&tensor)?.view.map(|view| view.as_ptr().cast_mut()),
-    };
-    Ok((tensor, data.expect("a tensor of a known type where it was wanted")))
+    address(py, tensor)
 }

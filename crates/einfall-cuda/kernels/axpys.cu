@@ -22,6 +22,15 @@ constexpr bool EVEN = CHUNKS % LANES == 0;
 #else
 #define CLUSTERED
 #endif
+// Which row is k-th in a list: the table says so, or without one they follow each other.
+__device__ __forceinline__ Index entry(const Index* list, unsigned k, bool on, const Problem& p) {
+#if TABLE
+  return look(list + k * p.table_k, on);
+#else
+  return k;
+#endif
+}
+
 // A weight; 1 where there is but one input.
 __device__ __forceinline__ T weight_of(const T* weights, i64 at) {
 #if WEIGHTED
@@ -83,7 +92,7 @@ axpys(const __grid_constant__ Params a_) {
     for (int h = 0; h < HOLD; h++) {
       const unsigned k = from + h * LANES + l;
       const bool on = (U % LANES == 0 || h * LANES + l < U) && k < to;
-      next[h] = look(list + k * p.table_k, on);
+      next[h] = entry(list, k, on, p);
       next_w[h] = 0; if (on) next_w[h] = weight_of(weights, k * p.query_k);
     }
     Acc acc[TURNS][WIDE];
@@ -99,14 +108,14 @@ axpys(const __grid_constant__ Params a_) {
       #pragma unroll
       for (int h = 0; h < HOLD; h++) {
         const unsigned k = from + step + h * LANES + l;
-        at_row[h] = row_of(next[h], (U % LANES == 0 || h * LANES + l < U) && k < to, p.n, status);
+        at_row[h] = row_of(next[h], (U % LANES == 0 || h * LANES + l < U) && k < to, TABLE ? p.n : p.k, status);
         w[h] = at_row[h] < 0 ? (Acc)0 : widen(next_w[h]);
       }
       #pragma unroll
       for (int h = 0; h < HOLD; h++) {
         const unsigned k = from + step + SHARE * U + h * LANES + l;
         const bool on = (U % LANES == 0 || h * LANES + l < U) && k < to;
-        next[h] = look(list + k * p.table_k, on);
+        next[h] = entry(list, k, on, p);
         next_w[h] = 0; if (on) next_w[h] = weight_of(weights, k * p.query_k);
       }
 #if RESIDENT

@@ -7,6 +7,7 @@
 use einfall_plan::{Bounds, Device, KernelSpec, Machine, Plan, RunError};
 use einfall_tensor::{View, ViewMut};
 
+use crate::blas::Library;
 use crate::driver::{DevicePointer, Gpu, Memory, Status, Stream};
 use crate::modules::Modules;
 use crate::{CudaError, Program, machine, ops};
@@ -14,6 +15,8 @@ use crate::{CudaError, Program, machine, ops};
 /// One GPU, with its compiled kernels.
 #[derive(Debug)]
 pub struct CudaDevice {
+    // Dropped first: the library works in the GPU's context.
+    library: Option<Library>,
     gpu: Gpu,
     modules: Modules,
     machine: Machine,
@@ -29,7 +32,8 @@ impl CudaDevice {
     pub fn new(ordinal: usize) -> Result<Self, CudaError> {
         let gpu = Gpu::new(ordinal)?;
         let (machine, status) = (machine::estimate(&gpu)?, Status::new(&gpu)?);
-        Ok(CudaDevice { gpu, modules: Modules::new(), machine, kernels: ops::kernel_specs(), status })
+        let library = gpu.current(|| Ok(Library::new()))?;
+        Ok(CudaDevice { library, gpu, modules: Modules::new(), machine, kernels: ops::kernel_specs(), status })
     }
 
     /// Number of GPUs.
@@ -65,7 +69,7 @@ impl CudaDevice {
             let found = 1_usize << address.trailing_zeros().min(8);
             (found >= dtype.bytes()).then_some(found).ok_or(CudaError::Alignment)
         });
-        Program::new(&self.gpu, &self.modules, plan, &alignment.collect::<Result<Vec<_>, _>>()?)
+        Program::new(&self.gpu, &self.modules, self.library.as_ref(), plan, &alignment.collect::<Result<Vec<_>, _>>()?)
     }
 
     /// Puts a program into a stream; neither waits nor allocates, and may be captured into a graph.
@@ -87,7 +91,7 @@ impl CudaDevice {
     ) -> Result<(), CudaError> {
         let status = self.status.pointer();
         // SAFETY: by the caller.
-        self.gpu.current(|| unsafe { program.launch(arguments, out, workspace, status, stream) })
+        self.gpu.current(|| unsafe { program.launch(arguments, out, workspace, status, self.library.as_ref(), stream) })
     }
 
     /// Whether a kernel that has finished found a table's value outside its axis since this was last asked.

@@ -101,6 +101,10 @@ impl Gpu {
     pub fn current<T>(&self, work: impl FnOnce() -> Result<T, CudaError>) -> Result<T, CudaError> {
         // SAFETY: the context was retained and lives as long as `self`; what is pushed is popped.
         unsafe {
+            let mut known = std::ptr::null_mut();
+            if sys::cuCtxGetCurrent(&mut known).result().is_ok() && known == self.context {
+                return work();
+            }
             checked("cuCtxPushCurrent", sys::cuCtxPushCurrent_v2(self.context).result())?;
             let result = work();
             let mut popped = std::ptr::null_mut();

@@ -13,6 +13,7 @@
 
 #![allow(unsafe_code)] // a binding of the driver
 
+mod blas;
 mod check;
 pub mod compile;
 mod device;

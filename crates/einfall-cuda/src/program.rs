@@ -8,6 +8,7 @@ use einfall_plan::{Loop, shift};
 use einfall_tensor::{DType, Layout};
 
 use crate::CudaError;
+use crate::blas;
 use crate::driver::{DevicePointer, Gpu, Stream, checked};
 use crate::modules::{Function, Modules};
 use crate::ops;
@@ -32,6 +33,7 @@ enum Field {
 enum Stage {
     Launch { function: Function, blocks: u32, threads: u32, shared_bytes: u32, fields: Vec<Field> },
     Zero { base: Base, bytes: usize },
+    Product { prepared: blas::Prepared, places: [(Base, i64); 3], workspace: usize },
 }
 
 /// A plan that is ready to be launched.
@@ -45,11 +47,17 @@ pub struct Program {
 
 impl Program {
     /// `alignment` has what the arguments' addresses and then the output's are multiples of.
-    pub(crate) fn new(gpu: &Gpu, modules: &Modules, plan: &Plan, alignment: &[usize]) -> Result<Self, CudaError> {
+    pub(crate) fn new(
+        gpu: &Gpu,
+        modules: &Modules,
+        library: Option<&blas::Library>,
+        plan: &Plan,
+        alignment: &[usize],
+    ) -> Result<Self, CudaError> {
         debug_assert_eq!(alignment.len(), plan.problem.arguments.len() + 1);
         let scratch = plan.arena_bytes.next_multiple_of(256);
         let most = plan.steps.iter().chain(&plan.epilogue).map(|step| step.estimate().workspace_bytes).max();
-        let mut builder = Builder { gpu, modules, plan, alignment, scratch, stages: Vec::new() };
+        let mut builder = Builder { gpu, modules, library, plan, alignment, scratch, stages: Vec::new() };
         builder.plan()?;
         Ok(Program {
             stages: builder.stages,
@@ -80,6 +88,7 @@ impl Program {
         out: DevicePointer,
         workspace: DevicePointer,
         status: DevicePointer,
+        library: Option<&blas::Library>,
         stream: Stream,
     ) -> Result<(), CudaError> {
         let addresses = arguments.iter().chain([&out]);
@@ -100,6 +109,12 @@ impl Program {
                     let done =
                         unsafe { cudarc::driver::result::memset_d8_async(pointer(*base), 0, *bytes, stream.cast()) };
                     checked("cuMemsetD8Async", done)?;
+                }
+                Stage::Product { prepared, places, workspace: offset } => {
+                    let addresses = places.map(|(base, offset)| pointer(base).wrapping_add_signed(offset));
+                    let library = library.expect("it was there when the program was made");
+                    // SAFETY: by the caller; the scratch memory behind the arena was counted.
+                    unsafe { prepared.launch(library, addresses, workspace + *offset as u64, stream)? };
                 }
                 Stage::Launch { function, blocks, threads, shared_bytes, fields } => {
                     let mut values: smallvec::SmallVec<[u64; 64]> = fields
@@ -131,6 +146,7 @@ impl Program {
 struct Builder<'a> {
     gpu: &'a Gpu,
     modules: &'a Modules,
+    library: Option<&'a blas::Library>,
     plan: &'a Plan,
     alignment: &'a [usize],
     scratch: usize,
@@ -206,10 +222,44 @@ impl Builder<'_> {
             alignment,
             table_alignment: &table_alignment,
         };
+        if let (Some(product), Some(library)) = (kernel.product, self.library)
+            && let Some(stage) = self.product(library, &product(&lowering), alignment, [left, right, out])
+        {
+            self.stages.push(stage);
+            return Ok(());
+        }
         for task in (kernel.lower)(&lowering) {
             self.task(&task, left, right, out)?;
         }
         Ok(())
+    }
+
+    /// The product by the library, unless it has no algorithm for it.
+    fn product(
+        &self,
+        library: &blas::Library,
+        product: &ops::gemm::Product,
+        [left, right, out_alignment]: [usize; 3],
+        [left_base, right_base, out]: [Base; 3],
+    ) -> Option<Stage> {
+        let (first, second) = if product.swapped { (right, left) } else { (left, right) };
+        let (first_base, second_base) = if product.swapped { (right_base, left_base) } else { (left_base, right_base) };
+        let aligned = |alignment: usize, offset: isize| match offset {
+            0 => alignment,
+            offset => alignment.min(1 << offset.trailing_zeros().min(8)),
+        };
+        let alignment = [
+            aligned(first, product.first.offset),
+            aligned(second, product.second.offset),
+            aligned(out_alignment, product.out.offset),
+        ];
+        let prepared = self.gpu.current(|| blas::Prepared::new(library, product, alignment)).ok()?;
+        let places = [
+            (first_base, product.first.offset as i64),
+            (second_base, product.second.offset as i64),
+            (out, product.out.offset as i64),
+        ];
+        Some(Stage::Product { prepared, places, workspace: self.scratch })
     }
 
     /// What an address is a multiple of at least.

@@ -83,7 +83,17 @@ impl Fields {
 
     /// A pointer to elements of a type.
     pub fn pointer(&mut self, element: &str, name: &str, memory: Memory) -> String {
-        self.field(&format!("{element}*"), name, Value::Pointer(memory, 0))
+        self.pointer_at(element, name, memory, 0)
+    }
+
+    /// A pointer to elements of a type, so many bytes from where a memory begins.
+    pub fn pointer_at(&mut self, element: &str, name: &str, memory: Memory, bytes: i64) -> String {
+        self.field(&format!("{element}*"), name, Value::Pointer(memory, bytes))
+    }
+
+    /// A pointer to elements of a type in the scratch memory, so many bytes from its start.
+    pub fn scratch(&mut self, element: &str, name: &str, offset: usize) -> String {
+        self.field(&format!("{element}*"), name, Value::Pointer(Memory::Scratch, offset as i64))
     }
 
     fn field(&mut self, kind: &str, name: &str, value: Value) -> String {
@@ -99,6 +109,11 @@ impl Fields {
     /// The struct.
     pub fn declaration(&self) -> String {
         format!("struct Params {{\n{}}};\n", self.declaration)
+    }
+
+    /// Its contents so far.
+    pub fn values(&self) -> &[Value] {
+        &self.values
     }
 
     /// Its contents.
@@ -181,6 +196,29 @@ impl<'c> Writer<'c> {
             cursors: cursors.collect(),
             open: Vec::new(),
         }
+    }
+
+    /// Takes all lookups as read: the text has found out otherwise.
+    pub fn lookups_are_read(&mut self) {
+        for cursor in &mut self.cursors {
+            let lookups = cursor.access.lookups.len();
+            cursor.read[..lookups].fill(true);
+        }
+    }
+
+    /// Which loops are open, and where all offsets stand.
+    pub fn state(&self) -> (Vec<Cursor<'c>>, Vec<usize>) {
+        (self.cursors.clone(), self.open.clone())
+    }
+
+    /// Goes back to a state from before.
+    pub fn restore(&mut self, (cursors, open): &(Vec<Cursor<'c>>, Vec<usize>)) {
+        (self.cursors, self.open) = (cursors.clone(), open.clone());
+    }
+
+    /// The variable that holds the offset of an access: `l`, `r` or `o`.
+    pub fn offset(&self, name: &str) -> Option<String> {
+        self.cursors.iter().find(|cursor| cursor.name == name).map(|cursor| cursor.offset.clone())
     }
 
     /// Adds a line.

@@ -5,7 +5,7 @@ mod common;
 
 use std::collections::HashSet;
 
-use common::ways::{WAYS, case_of};
+use common::ways::{WAYS, Way, case_of};
 use common::{call, check_call, check_case};
 use einfall::{AbsentGpu, CudaDevice, DType, Device, Einsum, Machine, View, example_gpu};
 use einfall_cuda::{Lowering, compile, kernel_specs, ops};
@@ -19,11 +19,38 @@ fn case_count() -> u64 {
     std::env::var("EINFALL_CASES").ok().and_then(|text| text.parse().ok()).unwrap_or(150)
 }
 
+/// Problems that kernels of the GPU alone are made for.
+const MORE: &[Way] = &[
+    Way { kernel: "transpose", equation: "abc->cab", arguments: &[(&[70, 3, 130], None)], sizes: &[] },
+    Way { kernel: "gemm", equation: "i,ij->j", arguments: &[(&[130], None), (&[130, 70], None)], sizes: &[] },
+    Way { kernel: "gemm", equation: "bij,bj->bi", arguments: &[(&[3, 130, 70], None), (&[3, 70], None)], sizes: &[] },
+    Way { kernel: "transpose", equation: "ab->ba", arguments: &[(&[64, 201], None)], sizes: &[] },
+    Way {
+        kernel: "dots",
+        equation: "qd,[q]d->q",
+        arguments: &[(&[300, 36], None), (&[50, 36], None), (&[300], Some(50))],
+        sizes: &[],
+    },
+    Way {
+        kernel: "axpys",
+        equation: "bqk,bqkd->bqd",
+        arguments: &[(&[3, 50, 41], None), (&[3, 50, 41, 40], None)],
+        sizes: &[],
+    },
+    Way {
+        kernel: "tile",
+        equation: "bij,bkj->bik",
+        arguments: &[(&[2, 140, 32], None), (&[2, 150, 32], None)],
+        sizes: &[],
+    },
+    Way { kernel: "tile", equation: "ji,jk->ki", arguments: &[(&[50, 70], None), (&[50, 68], None)], sizes: &[] },
+];
+
 /// Problems that kernels are made for, in types and tables that matter, and some with rows that end oddly.
 fn ways() -> Vec<Case> {
     let mut seed = 0;
     let mut cases = Vec::new();
-    for way in WAYS {
+    for way in WAYS.iter().chain(MORE) {
         for dtype in [DType::F32, DType::F64, DType::BF16, DType::F16] {
             for (table, bounds) in [
                 (DType::I64, Bounds::Error),
@@ -33,11 +60,23 @@ fn ways() -> Vec<Case> {
                 (DType::U16, Bounds::Error),
             ] {
                 seed += 1;
-                cases.push(case_of(way, dtype, table, &Fill::Integers(2), bounds, seed));
+                let case = case_of(way, dtype, table, &Fill::Integers(2), bounds, seed);
+                cases.extend(skewed(way, &case));
+                cases.push(case);
             }
         }
     }
     cases
+}
+
+/// The case with an output that is scattered so that three of four entries hit one row, if it is.
+fn skewed(way: &Way, case: &Case) -> Option<Case> {
+    let &(shape, rows) = way.arguments.last().filter(|_| way.equation.contains("->[e]"))?;
+    let (count, rows) = (shape.iter().product::<usize>(), rows?);
+    let value = |entry: usize| if entry.is_multiple_of(4) { entry * 31 % rows } else { rows / 2 };
+    let mut case = case.clone();
+    case.arguments.last_mut()?.fill = Fill::Values((0..count).map(|entry| value(entry) as f64).collect());
+    Some(case)
 }
 
 #[test]
@@ -67,7 +106,12 @@ fn every_kernel_compiles_for_every_architecture() {
     let mut kinds: Vec<&str> = sources.iter().map(|(kernel, ..)| *kernel).collect();
     kinds.sort_unstable();
     kinds.dedup();
-    for kernel in ["axpys", "dots", "dots_resident", "nest"] {
+    let inverted = ["keys", "count", "scan", "scatter", "begins", "places"].map(|what| format!("invert_{what}"));
+    let segments = ["segments", "segment_parts", "segment_joins"].map(String::from);
+    let others = ["axpys", "dots", "dots_resident", "group", "nest", "reduce", "reduce_join", "tile", "transpose"]
+        .map(String::from);
+    for kernel in inverted.iter().chain(&segments).chain(&others) {
+        let kernel = kernel.as_str();
         assert!(kinds.contains(&kernel), "no {kernel} among {kinds:?}");
     }
     for (kernel, device, source) in &sources {

@@ -7,7 +7,7 @@ use einfall_plan::{Contraction, Cost, Estimate, Machine, Role, Way};
 use einfall_tensor::DType;
 
 use super::distinct_bytes;
-use super::rows::{Launch, Rows, TURNS, lanes_for};
+use super::rows::{Launch, ROWS, Rows, TURNS, lanes_for};
 use crate::text::{Lowering, Task};
 
 const RESIDENT_BLOCK: usize = 512;
@@ -21,10 +21,7 @@ fn rows(contraction: &Contraction) -> Result<Rows<'_>, String> {
     if contraction.out.strides[pattern.inner] != 1 {
         return Err("sums are not contiguous in the output".into());
     }
-    let rows = Rows::new(contraction, pattern.rows, pattern.inner, pattern.row_loop)?;
-    if rows.lookup.is_none() {
-        return Err("nothing is looked up".into());
-    }
+    let rows = Rows::new(contraction, pattern.rows, pattern.inner, Some(pattern.row_loop))?;
     let vector = rows.vector(None, true, false);
     if rows.d().div_ceil(vector * lanes_for(rows.d(), vector, rows.size())) > TURNS {
         return Err("rows are too long for the registers".into());
@@ -56,7 +53,8 @@ pub fn estimate(contraction: &Contraction, machine: &Machine) -> Result<Estimate
     let gather = gather_seconds(&rows, machine);
     let seconds = resident_seconds(&rows, machine).map_or(gather, |resident| resident.min(gather));
     let cost = Cost { flops: contraction.flops(), bytes: distinct_bytes(contraction), seconds };
-    Ok(Estimate { way: Way::Gather, cost, workspace_bytes: 0 })
+    let way = if rows.lookup.is_some() { Way::Gather } else { Way::Stream };
+    Ok(Estimate { way, cost, workspace_bytes: 0 })
 }
 
 fn gather_seconds(rows: &Rows<'_>, machine: &Machine) -> f64 {
@@ -105,9 +103,11 @@ pub fn lower(lowering: &Lowering<'_>) -> Vec<Task> {
             8
         };
         let flight: usize = flight.min(rows.k().next_power_of_two());
+        // Rows that are read once need not stay in the L1.
+        let hint = i32::from(rows.lookup.is_none());
         source += &format!(
             "#define LANES {lanes}\n#define U {flight}\n#define SHARE 1\n#define BLOCK {BLOCK}\n#define MINBLOCKS 2\n\
-             #define HINT 0\n#define RESIDENT 0\n{ROWS}{AXPYS}"
+             #define HINT {hint}\n#define RESIDENT 0\n{ROWS}{AXPYS}"
         );
         per_block = BLOCK / 32;
         let units = rows.lists().div_ceil(32 / lanes);
@@ -116,6 +116,5 @@ pub fn lower(lowering: &Lowering<'_>) -> Vec<Task> {
     vec![rows.task("axpys", source, launch)]
 }
 
-const ROWS: &str = include_str!("../../kernels/rows.cuh");
 const STAGING: &str = include_str!("../../kernels/staging.cuh");
 const AXPYS: &str = include_str!("../../kernels/axpys.cu");

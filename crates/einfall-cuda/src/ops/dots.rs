@@ -7,13 +7,15 @@ use einfall_plan::pattern::row_dots;
 use einfall_plan::{Contraction, Cost, Estimate, Machine, Way};
 
 use super::distinct_bytes;
-use super::rows::{Launch, Rows, TURNS, lanes_for};
+use super::rows::{Launch, ROWS, Rows, TURNS, lanes_for};
 use crate::text::{Lowering, Task};
 
 fn rows(contraction: &Contraction) -> Result<Rows<'_>, String> {
     let pattern = row_dots(contraction)?;
-    let row_loop = pattern.row_loop.ok_or("every row meets a vector of its own")?;
-    let rows = Rows::new(contraction, pattern.rows, pattern.inner, row_loop)?;
+    // Pairs of rows: those that are looked up are the rows.
+    let swapped = pattern.row_loop.is_none() && !contraction.left.lookups.is_empty();
+    let side = if swapped { pattern.rows.other() } else { pattern.rows };
+    let rows = Rows::new(contraction, side, pattern.inner, pattern.row_loop)?;
     let vector = rows.vector(None, false, true);
     if rows.d().div_ceil(vector * lanes_for(rows.d(), vector, rows.size())) > TURNS {
         return Err("rows are too long for the registers".into());
@@ -125,7 +127,6 @@ fn lower_resident(lowering: &Lowering<'_>, rows: &Rows<'_>) -> Task {
     rows.task("dots_resident", source, launch)
 }
 
-const ROWS: &str = include_str!("../../kernels/rows.cuh");
 const STAGING: &str = include_str!("../../kernels/staging.cuh");
 const DOTS: &str = include_str!("../../kernels/dots.cu");
 const RESIDENT: &str = include_str!("../../kernels/dots_resident.cu");

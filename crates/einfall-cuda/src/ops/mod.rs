@@ -4,8 +4,13 @@
 
 pub mod axpys;
 pub mod dots;
+pub mod gemm;
+pub mod inverted;
 pub mod nest;
+pub mod reduce;
 mod rows;
+pub mod tile;
+pub mod transpose;
 
 use einfall_plan::{Contraction, Estimate, KernelSpec, Machine};
 
@@ -28,13 +33,31 @@ pub struct Kernel {
     pub estimate: fn(&Contraction, &Machine) -> Result<Estimate, String>,
     /// The tasks that run a contraction for which `estimate` made an offer.
     pub lower: fn(&Lowering<'_>) -> Vec<Task>,
+    /// The product of matrices that the vendor's library is asked for instead, where it is installed.
+    pub product: Option<fn(&Lowering<'_>) -> gemm::Product>,
+}
+
+impl Kernel {
+    const fn new(
+        name: &'static str,
+        estimate: fn(&Contraction, &Machine) -> Result<Estimate, String>,
+        lower: fn(&Lowering<'_>) -> Vec<Task>,
+    ) -> Self {
+        Kernel { name, estimate, lower, product: None }
+    }
 }
 
 /// The kernels of this device, most specific first.
 pub const KERNELS: &[Kernel] = &[
-    Kernel { name: "dots", estimate: dots::estimate, lower: dots::lower },
-    Kernel { name: "axpys", estimate: axpys::estimate, lower: axpys::lower },
-    Kernel { name: "nest", estimate: nest::estimate, lower: nest::lower },
+    Kernel::new("dots", dots::estimate, dots::lower),
+    Kernel::new("axpys", axpys::estimate, axpys::lower),
+    Kernel::new("sorted", tile::sorted::estimate, tile::sorted::lower),
+    Kernel { product: Some(gemm::product), ..Kernel::new("gemm", gemm::estimate, tile::lower) },
+    Kernel::new("tile", tile::estimate, tile::lower),
+    Kernel::new("inverted", inverted::estimate, inverted::lower),
+    Kernel::new("reduce", reduce::estimate, reduce::lower),
+    Kernel::new("transpose", transpose::estimate, transpose::lower),
+    Kernel::new("nest", nest::estimate, nest::lower),
 ];
 
 /// The table as the planner sees it.

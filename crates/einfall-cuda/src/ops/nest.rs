@@ -34,7 +34,11 @@ pub fn estimate(contraction: &Contraction, machine: &Machine) -> Result<Estimate
     let waiting = terms / threads.max(1) as f64 * 300e-9 / 4.0;
     let issued = terms * 40.0 / (machine.threads as f64 * 128.0 * 1.5e9);
     let bytes = distinct_bytes(contraction);
-    let seconds = LAUNCH_SECONDS + waiting.max(issued).max(stream_seconds(bytes, machine));
+    // Neighbouring threads that touch elements far apart move whole lines for each.
+    let fastest = if shape.by_block { shape.inner.last() } else { shape.owned.last() };
+    let apart = |at: &usize| contraction.accesses().any(|access| access.strides[*at].unsigned_abs() > 1);
+    let moved = if fastest.is_some_and(apart) { 4.0 * bytes } else { bytes };
+    let seconds = LAUNCH_SECONDS + waiting.max(issued).max(stream_seconds(moved, machine));
     let elementwise = contraction.loops_of(Role::Contracted).next().is_none() && !scattered;
     let way = if elementwise { Way::Elementwise } else { Way::Nest };
     Ok(Estimate { way, cost: Cost { flops: contraction.flops(), bytes, seconds }, workspace_bytes: 0 })
@@ -75,7 +79,7 @@ impl<'c> Shape<'c> {
 }
 
 /// The integer type that counts so many items fastest.
-fn counter(items: usize) -> &'static str {
+pub(super) fn counter(items: usize) -> &'static str {
     if items < 1 << 31 { "unsigned" } else { "u64" }
 }
 
@@ -122,21 +126,18 @@ pub fn lower(lowering: &Lowering<'_>) -> Vec<Task> {
             w.enter(&[at], Miss::Continue, true);
         }
     }
-    let offset = |w: &Writer<'_>, name: &str| {
-        w.cursors.iter().find(|cursor| cursor.name == name).map(|cursor| cursor.offset.clone())
-    };
     let l = w.fields.pointer(&format!("const {left}"), "left", Memory::Left);
     let o = w.fields.pointer(out, "out", Memory::Out);
-    let place = offset(&w, "l").expect("there is a left input");
+    let place = w.offset("l").expect("there is a left input");
     let mut term = match converts {
         true => format!("Cast<{}>::from(Number<{left}>::widen({l}[{place}]))", if once { out } else { "A" }),
         false => format!("N::widen({l}[{place}])"),
     };
-    if let Some(offset) = offset(&w, "r") {
+    if let Some(offset) = w.offset("r") {
         let r = w.fields.pointer(&format!("const {left}"), "right", Memory::Right);
         term = format!("N::mul({term}, N::widen({r}[{offset}]))");
     }
-    let at = offset(&w, "o").expect("there is an output");
+    let at = w.offset("o").expect("there is an output");
     match scattered {
         _ if once => w.line(&format!("sum = {term};")),
         true => w.line(&format!("{o}[{at}] = N::add({o}[{at}], {term});")),
@@ -171,7 +172,7 @@ pub fn lower(lowering: &Lowering<'_>) -> Vec<Task> {
 }
 
 /// A task of what was written, `types` before it.
-fn task(kernel: &'static str, w: Writer<'_>, types: String, blocks: u32) -> Task {
+pub(super) fn task(kernel: &'static str, w: Writer<'_>, types: String, blocks: u32) -> Task {
     let source = format!(
         "{NUMBERS}\n{types}{}extern \"C\" __global__ void __launch_bounds__({THREADS}) {kernel}(const __grid_constant__ Params p) {{\n{}}}\n",
         w.fields.declaration(),

@@ -10,6 +10,11 @@ use einfall_tensor::DType;
 use super::{LAUNCH_SECONDS, distinct_bytes};
 use crate::text::{Lowering, Memory, Task, Value};
 
+/// Element types, loads and stores.
+pub(super) const ELEMENTS: &str = include_str!("../../kernels/elements.cuh");
+/// All that kernels of lists of rows share.
+pub(super) const ROWS: &str =
+    concat!(include_str!("../../kernels/elements.cuh"), include_str!("../../kernels/rows.cuh"));
 /// Loops outside the list of rows that the kernels take.
 const OUTER: usize = 4;
 /// Registers hold so many chunks of a row for each lane.
@@ -24,9 +29,10 @@ pub(super) struct Rows<'c> {
     /// The vectors of dots, the weights of axpys; one input alone has none.
     pub(super) other: Option<&'c Access>,
     pub(super) lookup: Option<&'c LookupAccess>,
-    /// The loop along a row, and the one that counts rows.
+    /// The loop along a row.
     inner: usize,
-    row_loop: usize,
+    /// The loop that counts rows; without one every list has one row.
+    row_loop: Option<usize>,
     /// The other loops: those that move the rows directly come first.
     outer: Vec<usize>,
     /// How many of them do.
@@ -39,7 +45,7 @@ impl<'c> Rows<'c> {
         contraction: &'c Contraction,
         rows_side: Side,
         inner: usize,
-        row_loop: usize,
+        row_loop: Option<usize>,
     ) -> Result<Self, String> {
         use DType::{BF16, F16, F32, F64};
         if ![F32, F64, F16, BF16].contains(&contraction.dtype) || contraction.out_dtype != contraction.dtype {
@@ -57,11 +63,12 @@ impl<'c> Rows<'c> {
         if lookup.is_some_and(|lookup| ![4, 8].contains(&lookup.entry_bytes) || lookup.len >= 1 << 31) {
             return Err("tables of 32 and 64 bits only".into());
         }
-        if lookup.is_some_and(|lookup| lookup.table_strides[row_loop] == 0 || rows.strides[row_loop] != 0) {
+        let elsewhere = |lookup: &LookupAccess, at: usize| lookup.table_strides[at] == 0 || rows.strides[at] != 0;
+        if lookup.zip(row_loop).is_some_and(|(lookup, at)| elsewhere(lookup, at)) {
             return Err("the rows of a list are not those of the table".into());
         }
         let moves = |at: &usize| rows.strides[*at] != 0;
-        let loops = || (0..contraction.loops.len()).filter(|&at| at != inner && at != row_loop);
+        let loops = || (0..contraction.loops.len()).filter(|&at| at != inner && Some(at) != row_loop);
         let mut outer: Vec<usize> = loops().filter(moves).collect();
         let split = outer.len();
         outer.extend(loops().filter(|at| !moves(at)));
@@ -69,7 +76,7 @@ impl<'c> Rows<'c> {
         if outer.len() > OUTER {
             return Err(format!("more than {OUTER} loops around the lists"));
         }
-        if lists >= (1_u64 << 31) as f64 || contraction.loops[row_loop].len >= 1 << 31 {
+        if lists >= (1_u64 << 31) as f64 || row_loop.is_some_and(|at| contraction.loops[at].len >= 1 << 31) {
             return Err("too many lists, or too long ones".into());
         }
         Ok(Rows { contraction, rows_side, rows, other, lookup, inner, row_loop, outer, split })
@@ -86,7 +93,12 @@ impl<'c> Rows<'c> {
 
     /// Rows of a list.
     pub(super) fn k(&self) -> usize {
-        self.len(self.row_loop)
+        self.row_loop.map_or(1, |at| self.len(at))
+    }
+
+    /// A stride along the list.
+    fn along_list(&self, strides: &[isize]) -> isize {
+        self.row_loop.map_or(0, |at| strides[at])
     }
 
     /// Rows to choose from.
@@ -111,7 +123,7 @@ impl<'c> Rows<'c> {
 
     /// From a row to the next, elements.
     pub(super) fn row_stride(&self) -> isize {
-        self.lookup.map_or(self.rows.strides[self.row_loop], |lookup| lookup.stride)
+        self.lookup.map_or_else(|| self.along_list(&self.rows.strides), |lookup| lookup.stride)
     }
 
     /// The most elements that loads and stores may take at once: 16 bytes' worth, less where something is not aligned.
@@ -155,8 +167,8 @@ impl<'c> Rows<'c> {
         let even = |stride: isize| stride % 2 == 0;
         let out = &self.contraction.out;
         self.k().is_multiple_of(2)
-            && lookup.table_strides[self.row_loop] == 1
-            && out.strides[self.row_loop] == 1
+            && self.along_list(&lookup.table_strides) == 1
+            && self.along_list(&out.strides) == 1
             && self.outer.iter().all(|&at| even(lookup.table_strides[at]) && even(out.strides[at]))
             && even(lookup.table_offset)
             && even(out.offset)
@@ -279,9 +291,9 @@ impl<'c> Rows<'c> {
         }
         values.extend([
             int(self.row_stride()),
-            int(table[self.row_loop]),
-            int(out.strides[self.row_loop]),
-            int(other[self.row_loop]),
+            int(self.along_list(table)),
+            int(self.along_list(&out.strides)),
+            int(self.along_list(other)),
             Value::Int(self.n() as i64),
             Value::Pair(self.k() as u32, self.k().div_ceil(part) as u32),
             Value::Pair(part as u32, per_block as u32),

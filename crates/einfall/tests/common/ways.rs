@@ -157,6 +157,52 @@ pub const WAYS: &[Way] = &[
         arguments: &[(&[900], None), (&[50, 21], None), (&[900], Some(50)), (&[900], Some(40))],
         sizes: &[("[e]", 40)],
     },
+    // Rows that very many entries hit, and long ones.
+    Way {
+        kernel: "inverted",
+        equation: "ed->[e]d",
+        arguments: &[(&[2600, 64], None), (&[2600], Some(3))],
+        sizes: &[("[e]", 3)],
+    },
+    Way {
+        kernel: "inverted",
+        equation: "e,[e]d->[e]d",
+        arguments: &[(&[1100], None), (&[50, 257], None), (&[1100], Some(50)), (&[1100], Some(2))],
+        sizes: &[("[e]", 2)],
+    },
+    // Rows that none hits; batches; loops that share the table.
+    Way {
+        kernel: "inverted",
+        equation: "e,[e]d->[e]d",
+        arguments: &[(&[1500], None), (&[50, 20], None), (&[1500], Some(50)), (&[1500], Some(2000))],
+        sizes: &[("[e]", 2000)],
+    },
+    Way {
+        kernel: "inverted",
+        equation: "bqk,bqd->b[bqk]d",
+        arguments: &[(&[2, 19, 67], None), (&[2, 19, 37], None), (&[2, 19, 67], Some(53))],
+        sizes: &[("[bqk]", 53)],
+    },
+    Way {
+        kernel: "inverted",
+        equation: "eh,[e]hd->[e]hd",
+        arguments: &[(&[1100, 3], None), (&[50, 3, 20], None), (&[1100], Some(50)), (&[1100], Some(40))],
+        sizes: &[("[e]", 40)],
+    },
+    Way { kernel: "nest", equation: "e->[e]", arguments: &[(&[5000], None), (&[5000], Some(7))], sizes: &[("[e]", 7)] },
+    Way {
+        kernel: "nest",
+        equation: "be,be->b[e]",
+        arguments: &[(&[3, 900], None), (&[3, 900], None), (&[900], Some(400))],
+        sizes: &[("[e]", 400)],
+    },
+    // Long sums of one input: along it, across it, both.
+    Way { kernel: "nest", equation: "ij->", arguments: &[(&[300, 701], None)], sizes: &[] },
+    Way { kernel: "nest", equation: "ij->i", arguments: &[(&[7, 9000], None)], sizes: &[] },
+    Way { kernel: "nest", equation: "ij->i", arguments: &[(&[301, 24], None)], sizes: &[] },
+    Way { kernel: "nest", equation: "ij->j", arguments: &[(&[1500, 37], None)], sizes: &[] },
+    Way { kernel: "nest", equation: "ijk->j", arguments: &[(&[37, 5, 480], None)], sizes: &[] },
+    Way { kernel: "nest", equation: "ijkl->lj", arguments: &[(&[33, 7, 31, 5], None)], sizes: &[] },
 ];
 
 pub fn case_of(way: &Way, dtype: DType, table: DType, fill: &Fill, bounds: Bounds, seed: u64) -> Case {

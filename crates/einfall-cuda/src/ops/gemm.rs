@@ -1,0 +1,157 @@
+//! Products of matrices that the vendor's library (cuBLASLt) takes as they lie: one loop a role, one of them contiguous in
+//! every array. Without the library the tile kernel runs them.
+//!
+//! `f32` stays `f32`: no TF32.
+
+use einfall_plan::{Access, Contraction, Cost, Estimate, Machine, Role, Way};
+use einfall_tensor::DType;
+
+use super::{LAUNCH_SECONDS, capability, distinct_bytes};
+use crate::text::Lowering;
+
+/// Scratch memory that the library may use.
+const WORKSPACE: usize = 8 << 20;
+
+/// A matrix as the library describes it: column-major, `rows` x `columns`, or its transpose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Matrix {
+    /// Whether memory holds the transpose.
+    pub transposed: bool,
+    /// Elements from a column in memory to the next.
+    pub leading: usize,
+    /// Elements from a matrix to the next.
+    pub stride: isize,
+    /// Bytes to the first element.
+    pub offset: isize,
+}
+
+/// `out = first · second`, column-major: `m x k` by `k x n`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Product {
+    /// Rows of the first and of the output.
+    pub m: usize,
+    /// Columns of the second and of the output.
+    pub n: usize,
+    /// Terms.
+    pub k: usize,
+    /// Number of products.
+    pub batch: usize,
+    /// Whether the first is the contraction's right input.
+    pub swapped: bool,
+    /// The first matrix.
+    pub first: Matrix,
+    /// The second.
+    pub second: Matrix,
+    /// The output, never transposed.
+    pub out: Matrix,
+    /// Type of the inputs.
+    pub dtype: DType,
+    /// Type of the output.
+    pub out_dtype: DType,
+    /// Scratch memory, bytes.
+    pub workspace: usize,
+}
+
+/// What the library would be asked for.
+///
+/// # Errors
+/// Why it cannot be.
+fn product_of(contraction: &Contraction) -> Result<Product, String> {
+    use DType::{BF16, C64, C128, F16, F32, F64};
+    let right = contraction.right.as_ref().ok_or("needs two inputs")?;
+    let (dtype, out_dtype) = (contraction.dtype, contraction.out_dtype);
+    if ![F32, F64, F16, BF16, C64, C128].contains(&dtype) || ![dtype, dtype.accumulator()].contains(&out_dtype) {
+        return Err(format!("not for {dtype} into {out_dtype}"));
+    }
+    if !contraction.accesses().all(Access::is_plain) {
+        return Err("something is looked up or slid over".into());
+    }
+    let one = |role| -> Result<Option<usize>, String> {
+        let mut loops = contraction.loops_of(role);
+        match (loops.next(), loops.next()) {
+            (at, None) => Ok(at),
+            _ => Err("several loops with one role, which no fixed stride joins".into()),
+        }
+    };
+    let (batch, kept_left, kept_right, terms) =
+        (one(Role::Batch)?, one(Role::Left)?, one(Role::Right)?, one(Role::Contracted)?);
+    if terms.is_none() || kept_left.or(kept_right).is_none() {
+        return Err("nothing is kept, or nothing summed".into());
+    }
+    // What is not there has length one.
+    let len = |at: Option<usize>| at.map_or(1, |at| contraction.loops[at].len);
+    let step = |access: &Access, at: Option<usize>| at.map(|at| access.strides[at]);
+    // Column-major: the loop along which the output is contiguous counts rows.
+    let out = &contraction.out;
+    let swapped = step(out, kept_right) == Some(1);
+    let (rows, columns, first, second) = match swapped {
+        true => (kept_right, kept_left, right, &contraction.left),
+        false => (kept_left, kept_right, &contraction.left, right),
+    };
+    let matrix =
+        |access: &Access, down: Option<usize>, across: Option<usize>, bytes: usize| -> Result<Matrix, String> {
+            let stride = batch.map_or(0, |at| access.strides[at]);
+            // From a column in memory to the next; a single column has no next.
+            let leading = |along: Option<usize>, to: Option<usize>| {
+                let contiguous = step(access, along).is_none_or(|stride| stride == 1);
+                let leading = step(access, to).unwrap_or(len(along) as isize);
+                (contiguous && leading >= len(along) as isize && leading < 1 << 31).then_some(leading as usize)
+            };
+            let (transposed, leading) = match (leading(down, across), leading(across, down)) {
+                (Some(leading), _) => (false, leading),
+                (None, Some(leading)) => (true, leading),
+                _ => return Err("no loop of a matrix is contiguous".into()),
+            };
+            if stride < 0 {
+                return Err("matrices follow each other backwards".into());
+            }
+            Ok(Matrix { transposed, leading, stride, offset: access.offset * bytes as isize })
+        };
+    let target = matrix(out, rows, columns, out_dtype.bytes())?;
+    if target.transposed {
+        return Err("no loop of the output is contiguous".into());
+    }
+    Ok(Product {
+        m: len(rows),
+        n: len(columns),
+        k: len(terms),
+        batch: len(batch),
+        swapped,
+        first: matrix(first, rows, terms, dtype.bytes())?,
+        second: matrix(second, terms, columns, dtype.bytes())?,
+        out: target,
+        dtype,
+        out_dtype,
+        workspace: WORKSPACE,
+    })
+}
+
+/// What the library would take.
+///
+/// # Errors
+/// Why it cannot run the contraction.
+pub fn estimate(contraction: &Contraction, machine: &Machine) -> Result<Estimate, String> {
+    let product = product_of(contraction)?;
+    let peak = match (contraction.dtype, capability(machine)) {
+        // Tensor cores.
+        (DType::F16 | DType::BF16, ..90) => 280e12,
+        (DType::F16 | DType::BF16, 90..100) => 700e12,
+        (DType::F16 | DType::BF16, _) => 1500e12,
+        (dtype, _) => machine.flops_per_second(dtype) * if dtype.is_complex() { 0.25 } else { 1.0 },
+    };
+    // Measured on an H100: tiles that stick out are computed whole, and each takes as long as 64 terms more.
+    let round = |len: usize| len.next_multiple_of(64) as f64;
+    let flops = 2.0 * product.batch as f64 * round(product.m) * round(product.n) * (product.k as f64 + 64.0);
+    let bytes = distinct_bytes(contraction);
+    // A vector on one side is not worth tiles: its matrix is streamed.
+    let flops = if product.m.min(product.n) == 1 { contraction.flops() } else { flops };
+    let busy = (flops / (peak * 0.85)).max(bytes / (machine.read_bytes_per_second * 0.75));
+    let seconds = LAUNCH_SECONDS + 2e-6 + busy;
+    let cost = Cost { flops: contraction.flops(), bytes, seconds };
+    Ok(Estimate { way: Way::Gemm, cost, workspace_bytes: WORKSPACE })
+}
+
+/// The product.
+pub fn product(lowering: &Lowering<'_>) -> Product {
+    product_of(lowering.contraction).expect("the kernel made an offer")
+}

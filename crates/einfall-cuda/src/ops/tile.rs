@@ -1,0 +1,435 @@
+//! Products of matrices by tiles: any strides, rows that are looked up, every element type.
+//!
+//! *In*: a contraction with loops on both sides, whose offsets are sums of one for a row and one for a term. A block
+//! works out the offsets of its rows, columns and terms once, so a lookup costs a read of its table a tile.
+
+use einfall_plan::{Access, Bounds, Contraction, Cost, Estimate, Machine, Role, Way};
+
+use super::{LAUNCH_SECONDS, NUMBERS, distinct_bytes};
+use crate::text::{Lowering, Memory, Miss, Task, Writer, type_name};
+
+/// A shape of tile, and the share of the peak that it reaches in `f32`.
+#[derive(Clone, Copy, Debug)]
+struct Tile {
+    rows: usize,
+    columns: usize,
+    terms: usize,
+    each: (usize, usize),
+    share: f64,
+}
+
+impl Tile {
+    /// With as many terms at a time as fit a sum of so many: few steps for short sums, nothing wasted.
+    fn for_terms(self, terms: usize, bytes: usize) -> Self {
+        let at_once = match terms {
+            0..=8 => 8,
+            17..=32 if bytes <= 4 || (bytes == 8 && self.rows < 128) => 32,
+            _ => self.terms,
+        };
+        Tile { terms: at_once, ..self }
+    }
+
+    fn threads(&self) -> usize {
+        self.rows / self.each.0 * (self.columns / self.each.1)
+    }
+}
+
+const LARGE: Tile = Tile { rows: 128, columns: 128, terms: 16, each: (8, 8), share: 0.7 };
+const MIDDLE: Tile = Tile { rows: 64, columns: 64, terms: 16, each: (4, 4), share: 0.4 };
+const SMALL: Tile = Tile { rows: 32, columns: 32, terms: 16, each: (4, 4), share: 0.2 };
+
+/// What a contraction is as a product of matrices.
+struct Matrices<'c> {
+    contraction: &'c Contraction,
+    /// Rows are the loops of the right input: the output's columns follow each other along the left one's.
+    swapped: bool,
+    batch: Vec<usize>,
+    rows: Vec<usize>,
+    columns: Vec<usize>,
+    terms: Vec<usize>,
+}
+
+impl<'c> Matrices<'c> {
+    fn new(contraction: &'c Contraction) -> Result<Self, String> {
+        let right = contraction.right.as_ref().ok_or("needs two inputs")?;
+        if !contraction.out.is_plain() {
+            return Err("the output is scattered".into());
+        }
+        if ![contraction.dtype, contraction.dtype.accumulator()].contains(&contraction.out_dtype) {
+            return Err(format!("does not write {}", contraction.out_dtype));
+        }
+        let loops = |role| contraction.loops_of(role).collect::<Vec<_>>();
+        let [left, columns] = [Role::Left, Role::Right].map(loops);
+        for (access, side) in [(&contraction.left, Role::Left), (right, Role::Right)] {
+            if !separable(contraction, access, side) {
+                return Err("a lookup or window joins kept and summed labels".into());
+            }
+        }
+        // The loop along which the output is contiguous counts columns.
+        let swapped = left.iter().any(|&at| contraction.out.strides[at] == 1);
+        let (rows, columns) = if swapped { (columns, left) } else { (left, columns) };
+        // The fastest loop comes last, where neighbours are neighbours in memory.
+        let sorted = |mut loops: Vec<usize>, access: &Access| {
+            loops.sort_by_key(|&at| std::cmp::Reverse(access.strides[at].unsigned_abs()));
+            loops
+        };
+        let (first, _) = if swapped { (right, &contraction.left) } else { (&contraction.left, right) };
+        let (rows, columns) = (sorted(rows, first), sorted(columns, &contraction.out));
+        let terms = sorted(loops(Role::Contracted), &contraction.left);
+        Ok(Matrices { contraction, swapped, batch: loops(Role::Batch), rows, columns, terms })
+    }
+
+    fn sides(&self) -> (&'c Access, &'c Access) {
+        let right = self.contraction.right.as_ref().expect("checked by `new`");
+        if self.swapped { (right, &self.contraction.left) } else { (&self.contraction.left, right) }
+    }
+
+    fn len(&self, loops: &[usize]) -> usize {
+        loops.iter().map(|&at| self.contraction.loops[at].len).product()
+    }
+
+    /// The tile that takes least time.
+    fn tile(&self, machine: &Machine) -> (Tile, f64) {
+        let choices: &[Tile] = match self.contraction.dtype.accumulator().bytes() {
+            0..=4 => &[LARGE, MIDDLE, SMALL],
+            _ => &[MIDDLE, SMALL],
+        };
+        let seconds = |tile: &Tile| {
+            let across = |len: usize, tile: usize| len.div_ceil(tile);
+            let tiles = self.len(&self.batch)
+                * across(self.len(&self.rows), tile.rows)
+                * across(self.len(&self.columns), tile.columns);
+            // A multiprocessor has several small tiles at a time.
+            let together = (2048 / tile.threads().max(1)).min(512 / tile.threads()).max(1);
+            let waves = (tiles as f64 / (machine.threads * together) as f64).ceil() * together as f64;
+            let terms = self.len(&self.terms).next_multiple_of(tile.terms) as f64;
+            let peak = machine.flops_per_second(self.contraction.dtype) / machine.threads as f64;
+            let flops = 2.0 * (tile.rows * tile.columns) as f64 * (terms + 24.0);
+            waves * flops / (peak * tile.share)
+        };
+        let bytes = self.contraction.dtype.accumulator().bytes();
+        let fitted = choices.iter().map(|tile| tile.for_terms(self.len(&self.terms), bytes));
+        let best = fitted.map(|tile| (tile, seconds(&tile))).min_by(|a, b| a.1.total_cmp(&b.1));
+        best.expect("there are tiles")
+    }
+}
+
+/// Whether every lookup and window depends on loops that are kept or on loops that are summed, not on both.
+fn separable(contraction: &Contraction, access: &Access, side: Role) -> bool {
+    let mixed = |depends: &dyn Fn(usize) -> bool| {
+        let on = |role| contraction.loops_of(role).any(depends);
+        on(Role::Contracted) && on(side)
+    };
+    let lookups = access.lookups.iter().any(|lookup| mixed(&|at| lookup.table_strides[at] != 0));
+    let windows = access.windows.iter().any(|window| mixed(&|at| window.coefficients[at] != 0));
+    !(lookups || windows)
+}
+
+/// What the kernel would cost.
+///
+/// # Errors
+/// Why it cannot run the contraction.
+pub fn estimate(contraction: &Contraction, machine: &Machine) -> Result<Estimate, String> {
+    let matrices = Matrices::new(contraction)?;
+    let (_, compute) = matrices.tile(machine);
+    let bytes = distinct_bytes(contraction);
+    let seconds = LAUNCH_SECONDS + compute.max(bytes / (machine.read_bytes_per_second * 0.8));
+    Ok(Estimate { way: Way::Gemm, cost: Cost { flops: contraction.flops(), bytes, seconds }, workspace_bytes: 0 })
+}
+
+/// How a side lies in memory: terms follow each other (2), rows do (1), or neither (0); and how many elements may be
+/// loaded at once.
+fn unit(lowering: &Lowering<'_>, access: &Access, place: usize, rows: &[usize], terms: &[usize]) -> (usize, usize) {
+    let loops = &lowering.contraction.loops;
+    let moved = |at: usize| access.is_indirect_in(at);
+    let single = |loops: &[usize]| match loops {
+        [only] if access.strides[*only] == 1 && !moved(*only) => Some(*only),
+        _ => None,
+    };
+    let kind = match (single(terms), single(rows)) {
+        (Some(at), _) => Some((2, at)),
+        (_, Some(at)) => Some((1, at)),
+        _ => None,
+    };
+    let Some((unit, along)) = kind else { return (0, 1) };
+    let size = lowering.contraction.dtype.bytes();
+    let mut vector = (16 / size).max(1);
+    let mut fits = |number: usize| {
+        while vector > 1 && !number.is_multiple_of(vector) {
+            vector /= 2;
+        }
+    };
+    fits(loops[along].len);
+    fits(access.offset.unsigned_abs());
+    (0..loops.len()).filter(|&at| at != along).for_each(|at| fits(access.strides[at].unsigned_abs()));
+    access.lookups.iter().for_each(|lookup| fits(lookup.stride.unsigned_abs()));
+    access.windows.iter().for_each(|window| fits(window.stride.unsigned_abs()));
+    fits(lowering.alignment[place] / size);
+    (unit, vector)
+}
+
+/// The tasks.
+pub fn lower(lowering: &Lowering<'_>) -> Vec<Task> {
+    let matrices = Matrices::new(lowering.contraction).expect("the kernel made an offer");
+    let (tile, _) = matrices.tile(lowering.machine);
+    vec![matrices.task(lowering, tile, None)]
+}
+
+impl Matrices<'_> {
+    /// The task. With `sorted` the batch's items are the rows, in the order that `group` has left in scratch memory.
+    fn task(&self, lowering: &Lowering<'_>, tile: Tile, sorted: Option<&Sorted>) -> Task {
+        let &Lowering { contraction, tables, .. } = lowering;
+        let Matrices { batch, rows, columns, terms, swapped, .. } = self;
+        let (first, second) = self.sides();
+        let (first_name, second_name) = if *swapped { ("r", "l") } else { ("l", "r") };
+        let (first_place, second_place) = if *swapped { (1, 0) } else { (0, 1) };
+
+        let mut w = Writer::new(contraction, tables);
+        for (name, loops) in [("batches", batch), ("rows", rows), ("columns", columns), ("terms", terms)] {
+            w.fields.int(name, self.len(loops) as i64);
+        }
+        let section = |w: &mut Writer<'_>, index: &str, loops: &[usize], fresh: bool| {
+            if !loops.is_empty() {
+                w.split(index, "u64", loops);
+            }
+            w.enter(loops, Miss::Flag, fresh);
+        };
+        w.start();
+        if let Some(sorted) = sorted {
+            sorted.fields(&mut w);
+            // The value is known, so the table is not read again.
+            let stride = w.fields.int("value_step", sorted.stride as i64);
+            w.line(&format!("{second_name}_ += value * {stride};"));
+            w.lookups_are_read();
+        } else {
+            section(&mut w, "batch", batch, false);
+        }
+        let state = w.state();
+        let offset = |w: &Writer<'_>, name: &str| w.offset(name).expect("there are three accesses");
+        let base = |name: &str| format!("{name}_");
+        let mut bodies = vec![("OFFSETS_OF_BATCH", std::mem::take(&mut w.text))];
+
+        section(&mut w, "m", if sorted.is_some() { batch } else { rows }, true);
+        let ends = format!("if (ok) at = {};\nout = {} - {};\n", offset(&w, first_name), offset(&w, "o"), base("o"));
+        w.line(&ends);
+        bodies.push(("OFFSETS_OF_ROW", std::mem::take(&mut w.text)));
+        w.restore(&state);
+
+        section(&mut w, "n", columns, true);
+        let ends = format!("if (ok) at = {};\nout = {};\n", offset(&w, second_name), offset(&w, "o"));
+        w.line(&ends);
+        bodies.push(("OFFSETS_OF_COLUMN", std::mem::take(&mut w.text)));
+        w.restore(&state);
+
+        section(&mut w, "k", terms, true);
+        let from = |w: &Writer<'_>, name: &str| format!("{} - {}", offset(w, name), base(name));
+        let ends = format!("if (ok) {{ first = {}; second = {}; }}\n", from(&w, first_name), from(&w, second_name));
+        w.line(&ends);
+        bodies.push(("OFFSETS_OF_TERM", std::mem::take(&mut w.text)));
+
+        let element = type_name(contraction.dtype);
+        let pointers = [("left", Memory::Left), ("right", Memory::Right)]
+            .map(|(name, memory)| w.fields.pointer(&format!("const {element}"), name, memory));
+        let out = type_name(contraction.out_dtype);
+        w.fields.pointer(out, "out", Memory::Out);
+        let (f_unit, f_vec) = unit(lowering, first, first_place, if sorted.is_some() { &[] } else { rows }, terms);
+        let (s_unit, s_vec) = unit(lowering, second, second_place, columns, terms);
+        let o_vec = out_vector(lowering, columns);
+        let narrow = if contraction.out_dtype == contraction.dtype { "N::narrow" } else { "" };
+
+        let mut source = format!(
+            "{NUMBERS}\ntypedef {element} T;\ntypedef {out} U;\ntypedef Number<T> N;\ntypedef N::Acc A;\n{}",
+            w.fields.declaration()
+        );
+        let numbers = [
+            ("BM", tile.rows),
+            ("BN", tile.columns),
+            ("BK", tile.terms),
+            ("TM", tile.each.0),
+            ("TN", tile.each.1),
+            ("ONCE", usize::from(self.len(terms) <= tile.terms)),
+            ("SORTED", usize::from(sorted.is_some())),
+            ("F_UNIT", f_unit),
+            ("F_VEC", f_vec),
+            ("S_UNIT", s_unit),
+            ("S_VEC", s_vec),
+            ("O_VEC", o_vec),
+        ];
+        for (name, value) in numbers {
+            source += &format!("#define {name} {value}\n");
+        }
+        source += &format!("#define FIRST {}\n#define SECOND {}\n", pointers[first_place], pointers[second_place]);
+        source += &format!("#define NARROW(x) {narrow}(x)\n");
+        for (name, body) in bodies {
+            source += &format!("#define {name} {}\n", body.trim_end().replace('\n', " \\\n"));
+        }
+        source += TILE;
+        let across = self.len(columns).div_ceil(tile.columns);
+        let tiles = match sorted {
+            Some(sorted) => sorted.most_tiles * across,
+            None => self.len(batch) * self.len(rows).div_ceil(tile.rows) * across,
+        };
+        let blocks = tiles.clamp(1, 1 << 24) as u32;
+        let (threads, values) = (tile.threads() as u32, w.fields.into_values());
+        Task { kernel: "tile", source, blocks, threads, shared_bytes: 0, values }
+    }
+}
+
+/// Columns that can be stored at once.
+fn out_vector(lowering: &Lowering<'_>, columns: &[usize]) -> usize {
+    let out = &lowering.contraction.out;
+    let [along] = columns else { return 1 };
+    if out.strides[*along] != 1 {
+        return 1;
+    }
+    let size = lowering.contraction.out_dtype.bytes();
+    let mut vector = (16 / size).clamp(1, 4);
+    let others =
+        (0..lowering.contraction.loops.len()).filter(|at| at != along).map(|at| out.strides[at].unsigned_abs());
+    let len = lowering.contraction.loops[*along].len;
+    for number in others.chain([len, out.offset.unsigned_abs(), lowering.alignment[2] / size]) {
+        while vector > 1 && !number.is_multiple_of(vector) {
+            vector /= 2;
+        }
+    }
+    vector
+}
+
+/// Rows in the order of a table's values, as `group` leaves them in scratch memory.
+#[derive(Clone, Copy, Debug)]
+struct Sorted {
+    /// Values that the table may hold.
+    values: usize,
+    /// Number of rows.
+    rows: usize,
+    /// Tiles at most, whatever the table holds.
+    most_tiles: usize,
+    /// From one value's matrix to the next, elements.
+    stride: isize,
+}
+
+impl Sorted {
+    /// The arrays of `group`, and how long they are.
+    fn fields(&self, w: &mut Writer<'_>) {
+        w.fields.int("values", self.values as i64);
+        w.fields.int("most_tiles", self.most_tiles as i64);
+        let [order, begins, tiles, _] = self.places();
+        for (name, at) in [("order", order), ("begins", begins), ("tiles", tiles)] {
+            w.fields.scratch("unsigned", name, at);
+        }
+    }
+
+    /// Byte offsets of the arrays, and the end.
+    fn places(&self) -> [usize; 4] {
+        let begins = (4 * self.rows).next_multiple_of(256);
+        let tiles = begins + (4 * (self.values + 2)).next_multiple_of(256);
+        [0, begins, tiles, tiles + (4 * (self.values + 2)).next_multiple_of(256)]
+    }
+}
+
+/// Rows that meet one matrix of several each, which a table chooses: mixtures of experts.
+pub mod sorted {
+    use super::*;
+
+    /// Values that fit in the counters of one block.
+    const MOST_VALUES: usize = 8192;
+
+    fn matrices(contraction: &Contraction) -> Result<(Matrices<'_>, Sorted, Tile), String> {
+        let right = contraction.right.as_ref().ok_or("needs two inputs")?;
+        let looked_up_is_right = match (contraction.left.lookups.len(), right.lookups.len()) {
+            (0, 1) => true,
+            (1, 0) => false,
+            _ => return Err("needs one lookup, that of a matrix".into()),
+        };
+        let second = if looked_up_is_right { right } else { &contraction.left };
+        let lookup = &second.lookups[0];
+        if !contraction.accesses().all(|access| access.windows.is_empty()) || !contraction.out.is_plain() {
+            return Err("something else is looked up or slid over".into());
+        }
+        if ![contraction.dtype, contraction.dtype.accumulator()].contains(&contraction.out_dtype) {
+            return Err(format!("does not write {}", contraction.out_dtype));
+        }
+        let loops = |role| contraction.loops_of(role).collect::<Vec<_>>();
+        let batch = loops(Role::Batch);
+        let (rows, columns) = match looked_up_is_right {
+            true => (loops(Role::Left), loops(Role::Right)),
+            false => (loops(Role::Right), loops(Role::Left)),
+        };
+        let moved = |at: &usize| lookup.table_strides[*at] != 0;
+        if !rows.is_empty() || batch.is_empty() || !batch.iter().all(|at| moved(at) && second.strides[*at] == 0) {
+            return Err("the matrices are not chosen row by row".into());
+        }
+        if columns.is_empty() || (0..contraction.loops.len()).any(|at| moved(&at) && !batch.contains(&at)) {
+            return Err("the table chooses other than matrices".into());
+        }
+        let terms = loops(Role::Contracted);
+        let matrices = Matrices { contraction, swapped: !looked_up_is_right, rows, columns, terms, batch };
+        let (rows, values) = (matrices.len(&matrices.batch), lookup.len);
+        if values > MOST_VALUES || rows >= 1 << 22 {
+            return Err("too many matrices or rows for one block to sort".into());
+        }
+        let bytes = contraction.dtype.accumulator().bytes();
+        let tile = if bytes <= 4 && rows / values.max(1) >= 96 { LARGE } else { MIDDLE };
+        let tile = tile.for_terms(matrices.len(&matrices.terms), bytes);
+        let most_tiles = rows.div_ceil(tile.rows) + values + 1;
+        Ok((matrices, Sorted { values, rows, most_tiles, stride: lookup.stride }, tile))
+    }
+
+    /// What the kernels would cost.
+    ///
+    /// # Errors
+    /// Why they cannot run the contraction.
+    pub fn estimate(contraction: &Contraction, machine: &Machine) -> Result<Estimate, String> {
+        let (matrices, sorted, tile) = matrices(contraction)?;
+        let tiles = sorted.rows.div_ceil(tile.rows) + sorted.values.min(sorted.rows) / 2 + 1;
+        let tiles = (tiles * matrices.len(&matrices.columns).div_ceil(tile.columns)) as f64;
+        let flops = 2.0 * (tile.rows * tile.columns) as f64 * (matrices.len(&matrices.terms) as f64 + 24.0);
+        let peak = machine.flops_per_second(contraction.dtype) / machine.threads as f64;
+        let together = (512 / tile.threads()).max(1) as f64;
+        let waves = (tiles / (machine.threads as f64 * together)).ceil() * together;
+        let bytes = distinct_bytes(contraction);
+        let compute = (waves * flops / (peak * tile.share)).max(bytes / (machine.read_bytes_per_second * 0.8));
+        let seconds = 2.0 * LAUNCH_SECONDS + 4e-6 + sorted.rows as f64 * 0.4e-9 + compute;
+        let cost = Cost { flops: contraction.flops(), bytes, seconds };
+        Ok(Estimate { way: Way::Sorted, cost, workspace_bytes: sorted.places()[3] })
+    }
+
+    /// The tasks: sort, then multiply.
+    pub fn lower(lowering: &Lowering<'_>) -> Vec<Task> {
+        let &Lowering { contraction, tables, .. } = lowering;
+        let (matrices, sorted, tile) = matrices(contraction).expect("the kernel made an offer");
+        let (_, second) = matrices.sides();
+        let lookup = &second.lookups[0];
+        let mut w = Writer::new(contraction, tables);
+        w.fields.int("rows", sorted.rows as i64);
+        sorted.fields(&mut w);
+        let element = format!("const {}", type_name(tables[lookup.table]));
+        let table = w.fields.pointer(&element, "table", Memory::Table(lookup.table));
+        w.split("row", "u64", &matrices.batch);
+        let mut at = w.fields.int("table_at", lookup.table_offset as i64);
+        for &l in &matrices.batch {
+            let stride = w.fields.int(&format!("table_s{l}"), lookup.table_strides[l] as i64);
+            at += &format!(" + i{l} * {stride}");
+        }
+        let bad = match contraction.bounds {
+            Bounds::Error => format!("report({});", w.fields.pointer("unsigned", "status", Memory::Status)),
+            Bounds::Skip => String::new(),
+        };
+        let source = format!(
+            "{NUMBERS}\n{}#define TILE {}\n#define BAD {bad}\n\
+             __device__ __forceinline__ i64 entry(const Params& p, u64 row) {{\n{}return (i64){table}[{at}];\n}}\n\
+             #define VALUE(row) entry(p, row)\n{GROUP}",
+            w.fields.declaration(),
+            tile.rows,
+            w.text
+        );
+        let shared_bytes = (4 * (sorted.values + 1)) as u32;
+        let values = w.fields.into_values();
+        let group = Task { kernel: "group", source, blocks: 1, threads: 1024, shared_bytes, values };
+        vec![group, matrices.task(lowering, tile, Some(&sorted))]
+    }
+
+    const GROUP: &str = include_str!("../../kernels/group.cu");
+}
+
+const TILE: &str = include_str!("../../kernels/tile.cu");
