@@ -48,13 +48,16 @@ if ! python3 -c 'import pytest' 2>/dev/null; then
     PYTHONPATH=$scratch/pytest:$PYTHONPATH
 fi
 
+# With torch comes cuBLASLt too, which Python's part finds by itself.
+libraries=${EINFALL_NVRTC:-}${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+
 part machine "$scratch/einfall" machine --device cuda
 # That every kernel compiles for other GPUs too is tested where there is none.
-part cuda_tests "$scratch/cuda_tests" --ignored --skip every_kernel_compiles
+part cuda_tests env LD_LIBRARY_PATH="$libraries" "$scratch/cuda_tests" --ignored --skip every_kernel_compiles
 part pytest python3 -m pytest -q -p no:cacheprovider "$here/tests/test_cuda.py"
 LINES_SHOWN=80
 part time python3 "$here/time_gpu.py" --json "$results/time.json"
 # Two k: compiling a peer anew for each takes longer than timing it.
-part keys "$scratch/einfall" bench keys --device cuda --peers --k 10,100 --out "$results/keys"
+part keys env LD_LIBRARY_PATH="$libraries" "$scratch/einfall" bench keys --device cuda --peers --k 10,100 --out "$results/keys"
 printf '== results are in %s, %s failed\n' "$results" "$failed"
 exit "$failed"
