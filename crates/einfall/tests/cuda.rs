@@ -4,10 +4,11 @@
 mod common;
 
 use std::collections::HashSet;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use common::ways::{WAYS, Way, case_of};
 use common::{call, check_call, check_case};
-use einfall::{AbsentGpu, CudaDevice, DType, Device, Einsum, Machine, View, example_gpu};
+use einfall::{AbsentGpu, CudaDevice, DType, Device, Einsum, KernelSpec, Machine, View, example_gpu};
 use einfall_cuda::{Lowering, compile, kernel_specs, ops};
 use einfall_testing::case::{Buffer, Case, Fill};
 use einfall_testing::generator::random_case;
@@ -114,12 +115,31 @@ fn every_kernel_compiles_for_every_architecture() {
         let kernel = kernel.as_str();
         assert!(kinds.contains(&kernel), "no {kernel} among {kinds:?}");
     }
-    for (kernel, device, source) in &sources {
-        let capability = [(8, 0), (9, 0), (10, 0)][*device];
-        if let Err(error) = compile::compile(kernel, source, capability) {
-            panic!("{error}\n{source}");
+    // Few random cases ask for a short test: then few of each kernel's sources, spread over all of them.
+    let most = 3 * case_count() as usize;
+    let chosen: Vec<_> = kinds
+        .iter()
+        .flat_map(|kind| {
+            let mut own: Vec<_> = sources.iter().filter(|(kernel, ..)| kernel == kind).collect();
+            own.sort_unstable();
+            let step = own.len().div_ceil(most).max(1);
+            own.into_iter().step_by(step)
+        })
+        .collect();
+    let next = AtomicUsize::new(0);
+    let compile_some = || {
+        while let Some((kernel, device, source)) = chosen.get(next.fetch_add(1, Relaxed)) {
+            let capability = [(8, 0), (9, 0), (10, 0)][*device];
+            if let Err(error) = compile::compile(kernel, source, capability) {
+                panic!("{error}\n{source}");
+            }
         }
-    }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
+            scope.spawn(compile_some);
+        }
+    });
 }
 
 fn report(failures: impl Iterator<Item = String>) {
