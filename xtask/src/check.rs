@@ -11,8 +11,10 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("einfall-equation", &[]),
     ("einfall-tensor", &[]),
     ("einfall-plan", &["einfall-equation", "einfall-tensor"]),
+    // Devices know nothing of each other.
     ("einfall-cpu", &["einfall-plan", "einfall-tensor"]),
-    ("einfall", &["einfall-cpu", "einfall-equation", "einfall-plan", "einfall-tensor"]),
+    ("einfall-cuda", &["einfall-plan", "einfall-tensor"]),
+    ("einfall", &["einfall-cpu", "einfall-cuda", "einfall-equation", "einfall-plan", "einfall-tensor"]),
     ("einfall-cli", &["einfall"]),
     ("einfall-testing", &["einfall-equation", "einfall-tensor"]),
 ];

@@ -4,7 +4,9 @@
 //! the first tool that failed.
 #![allow(clippy::print_stdout)] // a terminal is all that this program talks to
 
+mod bundle;
 mod check;
+mod kernels;
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -19,8 +21,11 @@ usage: cargo xtask COMMAND
   check   the checks of the repository alone: who depends on whom, links, promises and their tests
   python  builds the Python package into target/python and runs its tests; those of libraries that are not installed
           there (torch, JAX) are skipped, or installed too with `cargo xtask python all`
+  kernels compiles every CUDA kernel for sm_80, sm_90 and sm_100, without a GPU: fetches the compiler, NVRTC, with pip, or
+          takes that in the folder EINFALL_NVRTC; says why where it can do neither
   slow    what takes longer: 20000 random cases a test (EINFALL_CASES), each fuzz target for 300 s (EINFALL_FUZZ_SECONDS),
           Miri; says what it skips
+  bundle  puts what a machine with a GPU and no Rust needs to run tests and timings into target/bundle
   bench   the experiment of the README on this machine; further arguments go to `einfall bench keys`
 ";
 
@@ -28,8 +33,10 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
     let result = match arguments.first().map(String::as_str) {
         Some("test") => test(),
+        Some("bundle") => bundle::bundle(),
         Some("check") => check::run(&root()),
         Some("python") => python(arguments.get(1).is_some_and(|which| which == "all")),
+        Some("kernels") => kernels::compile(150),
         Some("slow") => slow(),
         Some("bench") => bench(&arguments[1..]),
         _ => Err(USAGE.to_string()),
@@ -55,6 +62,8 @@ fn test() -> Outcome {
     run("cargo clippy --workspace --all-targets -- -D warnings", &[])?;
     // Snapshots are compared, never written.
     run("cargo test --workspace", &[("INSTA_UPDATE", "no")])?;
+    // NVRTC takes its time for each source: few random cases, and all that the kernels are made for.
+    kernels::compile(10)?;
     run("cargo doc --workspace --no-deps", &[("RUSTDOCFLAGS", "-D warnings")])?;
     let version = ["-c", "import sys, venv; sys.exit(sys.version_info < (3, 11))"];
     if !Command::new("python3").args(version).stderr(Stdio::null()).status().is_ok_and(|status| status.success()) {

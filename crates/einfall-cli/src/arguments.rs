@@ -8,6 +8,7 @@ use clap_complete::Shell;
 use einfall::{Bounds, DType};
 
 use crate::bench::record::{Case, Op};
+use crate::device::DeviceArg;
 use crate::host::parse_threads;
 use crate::sizes::Length;
 
@@ -104,7 +105,8 @@ Examples:
   einfall run 'ij,jk->ik' a.npy b.npy -o c.npy
   einfall run 'bhqd,bh[bhqk]d->bhqk' model.safetensors:query model.safetensors:keys table.npy -o scores.npz:scores
   einfall run 'qd,[q+w-4]d->qw' q.npy k.npy -s w=9
-  einfall run 'e,[e]d->[e]d' -s '[e]=2708' weights.npy x.npy source.npy target.npy")]
+  einfall run 'e,[e]d->[e]d' -s '[e]=2708' weights.npy x.npy source.npy target.npy
+  einfall run 'ij,jk->ik' a.npy b.npy -o c.npy --device cuda")]
 pub struct RunArgs {
     /// The equation, such as 'ij,jk->ik'
     pub equation: String,
@@ -129,6 +131,9 @@ pub struct RunArgs {
     /// Most elements that an intermediate result may have
     #[arg(long, value_name = "ELEMENTS")]
     pub memory_limit: Option<usize>,
+    /// Where to run: cpu, or an NVIDIA GPU, cuda or cuda:1
+    #[arg(long, default_value_t)]
+    pub device: DeviceArg,
     /// Threads to use [default: all cores]
     #[arg(long, value_parser = parse_threads)]
     pub threads: Option<usize>,
@@ -154,7 +159,8 @@ Examples:
   einfall explain 'bhqd,bhqkd->bhqk' -s b=8,h=1,q=1000,k=100,d=32 --expand 1:q
   einfall explain 'bhqd,bh[q+w-4]d->bhqw' -s b=1,h=8,q=4096,d=64,w=9 -s '[q+w-4]=4096'
   einfall explain 'e,[e]d->[e]d' --shape 5000 --shape 300,32 --shape 5000 --shape 5000 -s '[e]=300'
-  einfall explain 'ij,jk->ik' a.npy b.npy")]
+  einfall explain 'ij,jk->ik' a.npy b.npy
+  einfall explain 'bqd,b[bqk]d->bqk' -s b=8,q=1000,k=100,d=32 -s '[bqk]=1000' --device cuda:h100")]
 pub struct ExplainArgs {
     /// The equation, such as 'bik,bkj->bij'
     pub equation: String,
@@ -182,6 +188,10 @@ pub struct ExplainArgs {
     /// Most elements that an intermediate result may have
     #[arg(long, value_name = "ELEMENTS")]
     pub memory_limit: Option<usize>,
+    /// What to plan for: cpu, an NVIDIA GPU, cuda or cuda:1, or an H100 on paper, cuda:h100, which cuda means too
+    /// where there is no GPU
+    #[arg(long, default_value_t)]
+    pub device: DeviceArg,
     /// Threads to plan for [default: all cores]
     #[arg(long, value_parser = parse_threads)]
     pub threads: Option<usize>,
@@ -231,10 +241,16 @@ Takes about 4 seconds. The rates are kept in $XDG_CACHE_HOME/einfall or ~/.cache
 processor, these instructions and this number of threads; every later plan uses them. Each is the \
 best of many samples, so other work on the machine does little harm.
 
+Of an NVIDIA GPU sizes and clocks are read and rates estimated from them; nothing is kept.
+
 Examples:
   einfall machine
+  einfall machine --device cuda
   einfall machine --threads 1 --no-save --json")]
 pub struct MachineArgs {
+    /// What to describe: cpu, or an NVIDIA GPU, cuda or cuda:1
+    #[arg(long, default_value_t)]
+    pub device: DeviceArg,
     /// Threads to measure with [default: all cores]
     #[arg(long, value_parser = parse_threads)]
     pub threads: Option<usize>,
@@ -284,12 +300,16 @@ A call is timed as users make it: the result is new memory each time, the plan i
 Engines take turns, and so do cases, so that a change of the machine's speed meets all. A sample of \
 each result is compared with plain f64 loops; a wrong one ends the run with exit code 1.
 
+On a GPU data and results stay there, and a call takes what a launch takes in replays of a CUDA \
+graph, without the host; scores and values only.
+
 Files: keys.json, keys.html and one keys-OP.svg an operation, in --out.
 
 Examples:
   einfall bench keys
   einfall bench keys --peers --python ~/venv/bin/python --out results
   einfall bench keys --op scores --k 10,100 -s b=1,h=8,q=4096,n=4096,d=64 --dtype bf16
+  einfall bench keys --device cuda --peers
   einfall bench keys --quick --json")]
 pub struct KeysArgs {
     /// Lengths of b, h, q, n and d [default: b=8,h=1,q=1000,n=1000,d=32]
@@ -310,6 +330,9 @@ pub struct KeysArgs {
     /// Element type of the table: i64, as torch has it, or i32
     #[arg(long, default_value = "i64", value_parser = parse_table_dtype)]
     pub table_dtype: DType,
+    /// Where to run: cpu, or an NVIDIA GPU, cuda or cuda:1
+    #[arg(long, default_value_t)]
+    pub device: DeviceArg,
     /// Threads each engine may use [default: all cores]
     #[arg(long, value_parser = parse_threads)]
     pub threads: Option<usize>,

@@ -6,7 +6,7 @@
 use std::fmt;
 use std::io::{self, Write};
 
-use einfall::{BindError, Diagnostic, Equation, Error, RunError, TensorError};
+use einfall::{BindError, CudaError, Diagnostic, Equation, Error, RunError, TensorError};
 
 use crate::files::FileError;
 
@@ -72,6 +72,12 @@ impl fmt::Display for Failure {
 
 impl From<FileError> for Failure {
     fn from(error: FileError) -> Self {
+        Self::bad_input(error.to_string())
+    }
+}
+
+impl From<CudaError> for Failure {
+    fn from(error: CudaError) -> Self {
         Self::bad_input(error.to_string())
     }
 }

@@ -1,11 +1,13 @@
-//! The processor that a command runs on: its threads, and its rates if somebody measured them.
+//! The device that a command runs on or plans for: the processor, with its rates if somebody measured them, or a GPU.
 
 use std::io::Read;
 use std::path::Path;
 use std::time::Duration;
 
-use einfall::{CpuDevice, Device, Error, Isa, Machine, Quantity, default_device, measure_machine, saved_machine};
+use einfall::{AbsentGpu, CpuDevice, CudaDevice, CudaError, Device, Error, Isa, Machine, Quantity};
+use einfall::{default_device, measure_machine, saved_machine};
 
+use crate::device::DeviceArg;
 use crate::failure::Failure;
 use crate::progress::Progress;
 
@@ -24,11 +26,88 @@ pub fn parse_threads(text: &str) -> Result<usize, String> {
     count.ok_or_else(|| format!("`{text}` is not a number from 1 to {MOST_THREADS}"))
 }
 
-/// The device of a command: with `threads` and the machine description in `machine` where they are given.
+/// A device that was opened, or what stands for it.
+pub enum Opened {
+    /// The processor.
+    Cpu(CpuDevice),
+    /// A GPU.
+    Gpu(CudaDevice),
+    /// The description of one that is not here, to plan for, and why it stands here.
+    Absent(AbsentGpu, String),
+}
+
+impl Opened {
+    /// The device to plan with.
+    #[must_use]
+    pub fn device(&self) -> &dyn Device {
+        match self {
+            Self::Cpu(device) => device,
+            Self::Gpu(device) => device,
+            Self::Absent(device, _) => device,
+        }
+    }
+
+    /// The GPU, if it is one.
+    #[must_use]
+    pub fn gpu(&self) -> Option<&CudaDevice> {
+        if let Self::Gpu(device) = self { Some(device) } else { None }
+    }
+}
+
+/// The device to run on, with `threads` and the machine description in `machine` where they are given.
+///
+/// # Errors
+/// The environment or the description asks for what there is not; there is no such GPU, or no driver.
+pub fn open(named: DeviceArg, threads: Option<usize>, machine: Option<&Path>) -> Result<Opened, Failure> {
+    let ordinal = match named {
+        DeviceArg::Cpu => return processor(threads, machine).map(Opened::Cpu),
+        DeviceArg::Cuda(ordinal) => ordinal,
+        DeviceArg::H100 => {
+            return Err(Failure::bad_input("`cuda:h100` is a description, nothing runs on it\nhint: `--device cuda`"));
+        }
+    };
+    check_threads(named, threads)?;
+    let given = machine.map(read_machine).transpose()?;
+    let gpu = CudaDevice::new(ordinal)?;
+    Ok(Opened::Gpu(given.into_iter().fold(gpu, CudaDevice::with_machine)))
+}
+
+/// The device to plan for. Without a GPU that is an H100, or what `machine` describes.
+///
+/// # Errors
+/// As [`open`]; that there is no GPU at all is none.
+pub fn open_to_plan(named: DeviceArg, threads: Option<usize>, machine: Option<&Path>) -> Result<Opened, Failure> {
+    check_threads(named, threads)?;
+    let missing = match named {
+        DeviceArg::Cpu => return open(named, threads, machine),
+        DeviceArg::H100 => "as asked for".to_owned(),
+        DeviceArg::Cuda(ordinal) => match CudaDevice::new(ordinal) {
+            Ok(_) => return open(named, threads, machine),
+            Err(error @ CudaError::Ordinal { count: 1.., .. }) => return Err(error.into()),
+            // The hint is how to get one, which planning does not need.
+            Err(error) => error.to_string().lines().next().unwrap_or_default().to_owned(),
+        },
+    };
+    let described = machine.map(read_machine).transpose()?;
+    let gpu = described.map_or_else(AbsentGpu::default, AbsentGpu::new);
+    let why = format!("planned for a GPU that is not here, {}: {missing}", gpu.machine().name);
+    Ok(Opened::Absent(gpu, why))
+}
+
+fn check_threads(named: DeviceArg, threads: Option<usize>) -> Result<(), Failure> {
+    match (named, threads) {
+        (DeviceArg::Cuda(_) | DeviceArg::H100, Some(_)) => {
+            Err(Failure::bad_input(format!("`--threads` is of the processor, not of `{named}`")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The processor: with `threads` and the machine description in `machine` where they are given.
 ///
 /// # Errors
 /// The environment or the description asks for what there is not.
-pub fn device(threads: Option<usize>, machine: Option<&Path>) -> Result<CpuDevice, Failure> {
+pub fn processor(threads: Option<usize>, machine: Option<&Path>) -> Result<CpuDevice, Failure> {
     let given = machine.map(read_machine).transpose()?;
     let threads = match (threads, &given) {
         (Some(threads), _) => threads,
@@ -61,6 +140,12 @@ fn read_machine(path: &Path) -> Result<Machine, Failure> {
         return Err(Failure::bad_input(message));
     }
     Ok(machine)
+}
+
+/// Whether a description is of a GPU, whose threads are multiprocessors and whose rates nobody measures yet.
+#[must_use]
+pub fn is_gpu(machine: &Machine) -> bool {
+    machine.isa.starts_with("sm_")
 }
 
 /// Measures this processor and says how far that is, unless `quiet`.

@@ -19,6 +19,7 @@ pub mod arguments;
 pub mod bench;
 pub mod commands;
 pub mod counting;
+pub mod device;
 pub mod failure;
 pub mod files;
 pub mod host;

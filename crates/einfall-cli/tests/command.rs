@@ -6,7 +6,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use common::{Place, list};
-use einfall::Machine;
+use einfall::{CudaDevice, CudaError, Machine, example_gpu};
 use einfall_cli::bench::record::{BenchReport, Case, Op};
 use serde_json::{Value, json};
 
@@ -173,6 +173,47 @@ fn explain_refuses_what_it_cannot_describe() {
         assert!(ran.code == Some(2) && ran.stderr.starts_with("error: ") && ran.stdout.is_empty(), "{ran:?}");
         assert!(ran.stderr.contains(wanted), "{wanted:?} in\n{}", ran.stderr);
     }
+}
+
+#[test]
+fn plans_for_a_gpu_need_none() {
+    let place = Place::new();
+    let text = place.run(&[&KEYS[..], &["--device", "cuda:h100"]].concat());
+    let first = text.out().lines().next().unwrap();
+    assert_eq!(first, "planned for a GPU that is not here, NVIDIA H100: as asked for");
+    assert!(text.stdout.contains("dots") && text.stdout.contains("sm_90"), "{text:?}");
+    let plan = place.run(&[&KEYS[..], &["--device", "cuda:h100", "--json"]].concat()).json();
+    assert_eq!((&plan["machine"]["isa"], &plan["steps"][0]["way"]), (&json!("sm_90"), &json!("gather")));
+    let machine = place.run(&["machine", "--device", "cuda:h100", "--json"]).json();
+    assert_eq!((&machine["machine"], &machine["saved"]), (&plan["machine"], &Value::Null));
+    // A description takes its place, and is told the same way.
+    let file = place.path("gpu.json");
+    std::fs::write(&file, serde_json::to_string(&Machine { name: "a GPU".into(), ..example_gpu() }).unwrap()).unwrap();
+    let described = [&KEYS[..], &["--device", "cuda:h100", "--machine", file.to_str().unwrap()]].concat();
+    assert!(place.run(&described).out().starts_with("planned for a GPU that is not here, a GPU: "));
+    for wrong in [&["--device", "cuda", "--threads", "2"][..], &["--device", "tpu"]] {
+        assert_eq!(place.run(&[&KEYS[..], wrong].concat()).code, Some(2), "{wrong:?}");
+    }
+}
+
+#[test]
+fn without_a_gpu_commands_that_need_one_say_so() {
+    if CudaDevice::count().is_ok_and(|count| count > 0) {
+        return;
+    }
+    let place = Place::new();
+    place.f32("a.npy", &[2], &[1.0, 2.0]);
+    for line in [&["machine", "--device", "cuda"][..], &["run", "i->", "a.npy", "--device", "cuda:1"]] {
+        let ran = place.run(line);
+        assert!(ran.code == Some(2) && ran.stdout.is_empty(), "{ran:?}");
+        assert!(ran.stderr.starts_with("error: "), "{ran:?}");
+    }
+    if CudaDevice::count().is_err_and(|error| matches!(error, CudaError::Missing { .. })) {
+        let said = place.run(&["machine", "--device", "cuda"]).stderr;
+        assert!(said.contains("driver (libcuda) could not be loaded\nhint: "), "{said}");
+    }
+    let explained = place.run(&[&KEYS[..], &["--device", "cuda"]].concat());
+    assert!(explained.out().starts_with("planned for a GPU that is not here, NVIDIA H100: "), "{explained:?}");
 }
 
 #[test]

@@ -99,6 +99,10 @@ impl CudaDevice {
         self.status.take()
     }
 
+    pub(crate) fn gpu(&self) -> &Gpu {
+        &self.gpu
+    }
+
     fn run_on_copies(&self, plan: &Plan, arguments: &[View<'_>], out: &mut ViewMut<'_>) -> Result<(), RunError> {
         let copies = arguments.iter().map(|view| Copied::new(&self.gpu, view.as_ptr(), view.byte_range()));
         let copies = copies.collect::<Result<Vec<_>, _>>()?;
@@ -121,17 +125,17 @@ impl CudaDevice {
 }
 
 /// A view's memory, all that lies between its first and its last byte, on the GPU.
-struct Copied<'a> {
+pub(crate) struct Copied<'a> {
     memory: Memory<'a>,
     /// Where the element with all coordinates zero is.
-    first: DevicePointer,
+    pub(crate) first: DevicePointer,
     start: *mut u8,
     lead: usize,
     bytes: usize,
 }
 
 impl<'a> Copied<'a> {
-    fn new(gpu: &'a Gpu, first: *const u8, range: Option<(usize, usize)>) -> Result<Self, CudaError> {
+    pub(crate) fn new(gpu: &'a Gpu, first: *const u8, range: Option<(usize, usize)>) -> Result<Self, CudaError> {
         let (start, end) = range.unwrap_or((first as usize, first as usize));
         let (bytes, before) = (end - start, first as usize - start);
         // Strides count elements, so with the first one aligned all are, wherever the host has them.

@@ -4,7 +4,7 @@
 //! or views of the host's. *Out*: numbers. *Callers*: the facade.
 //!
 //! Nothing of CUDA is needed to build this, nor to plan for it: [`kernel_specs`] and [`Machine`](einfall_plan::Machine)
-//! descriptions are plain data. Driver and compiler (NVRTC) are loaded when a [`CudaDevice`] is made.
+//! descriptions are plain data, and an [`AbsentGpu`] is a device made of them. Driver and compiler (NVRTC) are loaded when a [`CudaDevice`] is made.
 //!
 //! * [`ops`] turns a contraction into tasks: source text, grid and parameters. No GPU takes part, so tests can compile
 //!   every kernel on any machine.
@@ -22,12 +22,15 @@ mod error;
 mod machine;
 mod modules;
 pub mod ops;
+mod planned;
 mod program;
 mod text;
+mod time;
 
 pub use device::CudaDevice;
 pub use error::CudaError;
 pub use machine::example as example_machine;
 pub use ops::kernel_specs;
+pub use planned::AbsentGpu;
 pub use program::Program;
 pub use text::{Lowering, Memory, Task, Value};

@@ -7,7 +7,7 @@ use einfall_plan::{Argument, BindOptions, Bounds, Device, Order, Plan, PlanOptio
 use einfall_tensor::{DType, Layout, Tensor, View, ViewMut};
 
 use crate::error::with_meant;
-use crate::{Error, default_device};
+use crate::{CudaDevice, Error, default_device};
 
 /// Evaluates an einsum: `einsum("ij,jk->ik", &[a, b])`.
 ///
@@ -138,6 +138,26 @@ impl<'a> Einsum<'a> {
     /// As [`einsum`].
     pub fn run(&self, arguments: &[View<'_>]) -> Result<Tensor, Error> {
         self.plan(arguments)?.run(arguments)
+    }
+
+    /// How long the call takes on a GPU alone, for benchmarks: seconds of a launch in each of `rounds` replays of a CUDA
+    /// graph of `launches`, after one that is not counted. The arguments are copied once, and every launch reads the
+    /// same ones, so what fits in the GPU's cache stays there. The result is thrown away.
+    ///
+    /// # Errors
+    /// As [`einsum`].
+    pub fn replay_seconds(
+        &self,
+        gpu: &CudaDevice,
+        arguments: &[View<'_>],
+        launches: usize,
+        rounds: usize,
+    ) -> Result<Vec<f64>, Error> {
+        let prepared = Einsum { device: Some(gpu), ..self.clone() }.plan(arguments)?;
+        // SAFETY: `planned`: the plan was just made for this GPU.
+        #[allow(unsafe_code)]
+        let seconds = unsafe { gpu.replay_seconds(&prepared.plan, arguments, launches, rounds)? };
+        Ok(seconds)
     }
 
     /// Evaluates into an array. See [`einsum_into`].

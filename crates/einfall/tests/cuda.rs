@@ -4,46 +4,16 @@
 mod common;
 
 use std::collections::HashSet;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use common::ways::{WAYS, Way, case_of};
 use common::{call, check_call, check_case};
-use einfall::{CudaDevice, DType, Device, KernelSpec, Machine, Plan, RunError, View, ViewMut};
-use einfall_cuda::{Lowering, compile, example_machine, kernel_specs, ops};
+use einfall::{AbsentGpu, CudaDevice, DType, Device, Einsum, KernelSpec, Machine, View, example_gpu};
+use einfall_cuda::{Lowering, compile, kernel_specs, ops};
 use einfall_testing::case::{Buffer, Case, Fill};
 use einfall_testing::generator::random_case;
 use einfall_testing::oracle::Bounds;
 use einfall_testing::suite;
-
-/// A GPU that is not there: plans are made for it, and lowered.
-struct Planned {
-    machine: Machine,
-    kernels: Vec<KernelSpec>,
-}
-
-impl Planned {
-    fn new(isa: &str) -> Self {
-        Planned { machine: Machine { isa: isa.into(), ..example_machine() }, kernels: kernel_specs() }
-    }
-}
-
-impl Device for Planned {
-    fn machine(&self) -> &Machine {
-        &self.machine
-    }
-
-    fn kernels(&self) -> &[KernelSpec] {
-        &self.kernels
-    }
-
-    #[allow(unsafe_code)]
-    unsafe fn run(&self, _: &Plan, _: &[View<'_>], _: &mut ViewMut<'_>) -> Result<(), RunError> {
-        Err(RunError::Device { reason: "there is no GPU".into() })
-    }
-
-    fn check_tables(&self, _: &Plan, _: &[View<'_>]) -> Result<(), RunError> {
-        Ok(())
-    }
-}
 
 /// Random cases per test; `EINFALL_CASES` asks for more.
 fn case_count() -> u64 {
@@ -113,7 +83,7 @@ fn skewed(way: &Way, case: &Case) -> Option<Case> {
 #[test]
 #[ignore = "needs NVRTC, which `cargo xtask kernels` fetches"]
 fn every_kernel_compiles_for_every_architecture() {
-    let devices = ["sm_80", "sm_90", "sm_100"].map(Planned::new);
+    let devices = ["sm_80", "sm_90", "sm_100"].map(|isa| AbsentGpu::new(Machine { isa: isa.into(), ..example_gpu() }));
     let mut sources = HashSet::new();
     for kernel in kernel_specs() {
         for (at, case) in (0..case_count()).map(random_case).chain(ways()).enumerate() {
@@ -126,7 +96,7 @@ fn every_kernel_compiles_for_every_architecture() {
             for step in plan.steps.iter().chain(&plan.epilogue).filter(|step| !step.contraction.is_empty()) {
                 let lower = ops::kernel_named(step.kernel()).expect("one of the table").lower;
                 for alignment in [[16; 3], [8, 16, 8]] {
-                    let (contraction, machine) = (&step.contraction, &device.machine);
+                    let (contraction, machine) = (&step.contraction, device.machine());
                     let table_alignment = &vec![alignment[0]; tables.len()];
                     let tasks = lower(&Lowering { contraction, tables: &tables, machine, alignment, table_alignment });
                     sources.extend(tasks.into_iter().map(|task| (task.kernel, at % 3, task.source)));
@@ -145,12 +115,31 @@ fn every_kernel_compiles_for_every_architecture() {
         let kernel = kernel.as_str();
         assert!(kinds.contains(&kernel), "no {kernel} among {kinds:?}");
     }
-    for (kernel, device, source) in &sources {
-        let capability = [(8, 0), (9, 0), (10, 0)][*device];
-        if let Err(error) = compile::compile(kernel, source, capability) {
-            panic!("{error}\n{source}");
+    // Few random cases ask for a short test: then few of each kernel's sources, spread over all of them.
+    let most = 3 * case_count() as usize;
+    let chosen: Vec<_> = kinds
+        .iter()
+        .flat_map(|kind| {
+            let mut own: Vec<_> = sources.iter().filter(|(kernel, ..)| kernel == kind).collect();
+            own.sort_unstable();
+            let step = own.len().div_ceil(most).max(1);
+            own.into_iter().step_by(step)
+        })
+        .collect();
+    let next = AtomicUsize::new(0);
+    let compile_some = || {
+        while let Some((kernel, device, source)) = chosen.get(next.fetch_add(1, Relaxed)) {
+            let capability = [(8, 0), (9, 0), (10, 0)][*device];
+            if let Err(error) = compile::compile(kernel, source, capability) {
+                panic!("{error}\n{source}");
+            }
         }
-    }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
+            scope.spawn(compile_some);
+        }
+    });
 }
 
 fn report(failures: impl Iterator<Item = String>) {
@@ -221,4 +210,26 @@ fn every_kernel_runs_what_it_is_made_for_on_the_gpu() {
         threads.into_iter().flat_map(|thread| thread.join().expect("no panic")).collect()
     });
     report(failures.into_iter());
+}
+
+#[test]
+#[ignore = "needs an NVIDIA GPU"]
+fn launches_are_timed_on_the_gpu() {
+    let device = CudaDevice::new(0).expect("a GPU");
+    let (query, rows) = (vec![1.0f32; 1000 * 32], vec![1.0f32; 500 * 32]);
+    let mut table: Vec<i64> = (0..1000 * 20).map(|at| at * 7919 % 500).collect();
+    let einsum = Einsum::new("qd,[qk]d->qk");
+    let time = |table: &[i64]| {
+        let view = |values| View::from_slice(values, &[1000, 20]);
+        let query = View::from_slice(&query, &[1000, 32]).expect("a view");
+        let rows = View::from_slice(&rows, &[500, 32]).expect("a view");
+        einsum.replay_seconds(&device, &[query, rows, view(table).expect("a view")], 10, 5)
+    };
+    let seconds = time(&table).expect("timed");
+    assert!(seconds.len() == 5 && seconds.iter().all(|seconds| (1e-7..1e-2).contains(seconds)), "{seconds:?}");
+    table[9] = 500;
+    let error = time(&table).expect_err("a bad table");
+    assert!(error.to_string().contains("holds 500 at [0, 9]"), "{error}");
+    table[9] = 0;
+    assert!(time(&table).is_ok());
 }

@@ -98,6 +98,7 @@ def bench_keys(
     case: str | _Sequence[str] = (),
     dtype: str = "f32",
     table_dtype: str = "i64",
+    device: str = "cpu",
     threads: int | None = None,
     repeats: int | None = None,
     budget: float | None = None,
@@ -110,6 +111,7 @@ def bench_keys(
     * ``sizes``: lengths of b, h, q, n and d.
     * ``k``: numbers of keys. ``op``: scores, values, attention. ``case``: separate-stored, separate-expanded,
       separate-lookup, shared, all, window. All but the last, where none is given.
+    * ``device``: ``"cpu"``, or an NVIDIA GPU, ``"cuda"`` or ``"cuda:1"``: scores and values, by replays of CUDA graphs.
     * ``repeats``, ``budget``: most calls of an engine on a problem, and the seconds that they may take.
     * ``peers``: time torch, NumPy and opt_einsum too. They run in this interpreter, on the same arrays.
     * ``quick``: small lengths and few calls.
@@ -120,7 +122,7 @@ def bench_keys(
     >>> sorted((row["case"], row["engine"], row["ok"]) for row in report.rows)
     [('separate-lookup', 'einfall', True), ('shared', 'einfall', True)]
     """
-    words = [f"--dtype={dtype}", f"--table-dtype={table_dtype}", f"--seed={seed}"]
+    words = [f"--dtype={dtype}", f"--table-dtype={table_dtype}", f"--device={device}", f"--seed={seed}"]
     words += [f"--size={name}={length}" for name, length in (sizes or {}).items()]
     words += [f"--k={length}" for length in k]
     for name, given in (("op", op), ("case", case)):

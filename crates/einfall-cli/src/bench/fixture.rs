@@ -81,6 +81,7 @@ fn push(rows: &mut Vec<BenchRow>, op: Op, case: Case, lines: &[Line], factor: f6
                 k,
                 engine: (*engine).to_owned(),
                 dtype: "f32".to_owned(),
+                device: "cpu".to_owned(),
                 threads: 2,
                 sizes,
                 min_s: ms * factor * 1e-3,

@@ -4,6 +4,8 @@ A request is one JSON object, and so is its reply; peers.rs documents them. As a
 input, one a line; in an interpreter that is there already, `Session.answer` takes them, with arrays that are shared and
 not read from files. Every peer is used as someone who knows it would: contiguous arrays, inference mode, no garbage
 collection while timing. Selecting rows through the table is part of the work, so it happens inside of the timed call.
+
+On a GPU arrays are copied there once, and calls are captured into a CUDA graph: what is timed is the GPU, not the host.
 """
 
 import contextlib
@@ -20,6 +22,8 @@ import time
 import warnings
 
 WARM_UPS = 2
+# Calls in a CUDA graph, and replays in a turn: more change nothing.
+CALLS, REPLAYS = 20, 9
 ITEM_SIZE = {"f16": 2, "bf16": 2, "f32": 4, "f64": 8}
 
 EQUATIONS = {
@@ -103,6 +107,14 @@ class Problem:
         self.sample = request.get("sample", 0)
         self.files = request["files"]
         self.table_dtype = request.get("table_dtype") or "i32"
+        self.device = request.get("device") or "cpu"
+        self.on_gpu = self.device != "cpu"
+        if self.on_gpu:
+            if torch is None or not torch.cuda.is_available():
+                raise Skip(f"there is no torch that knows {self.device}")
+            torch.cuda.empty_cache()
+            self.limit = torch.cuda.mem_get_info(self.device)[0] // 2
+        self.graphs = {}
         if self.dtype not in ITEM_SIZE:
             raise Skip(f"peers are not timed in {self.dtype}")
         if torch is not None:
@@ -117,7 +129,7 @@ class Problem:
         self.inputs = (b * h * (q * d + n * d * (2 if self.op == "attention" else 1)) + b * h * q * k) * self.item
         contractions = 2 if self.op == "attention" else 1
         self.base = self.inputs + (self.whole * contractions if self.case == "separate-stored" else 0)
-        if lent is not None:
+        if lent is not None and not self.on_gpu:
             self.base = 0
         self.shape = {"query": (b, h, q, d), "weights": (b, h, q, k), "table": (b, h, q, k), "rows": (b, h, n, d)}
         self.k = k
@@ -138,6 +150,8 @@ class Problem:
         """None if the peer can run, "" if it does not apply to this problem, else the reason."""
         peer = PEERS[name]
         if self.op not in peer.ops or self.case not in peer.cases:
+            return ""
+        if self.on_gpu and peer.library != "torch":
             return ""
         for package in peer.needs:
             if package not in PACKAGES:
@@ -171,15 +185,16 @@ class Problem:
         kind = {"f16": "float16", "bf16": "bfloat16", "f32": "float32", "f64": "float64", "i32": "int32", "i64": "int64"}
         count = math.prod(shape)
         if count == 0:
-            return torch.empty(shape, dtype=getattr(torch, kind[dtype]))
+            return torch.empty(shape, dtype=getattr(torch, kind[dtype]), device=self.device)
         if self.lent is not None:
             with warnings.catch_warnings():
                 # It may not be written, which torch has no word for; no peer does.
                 warnings.simplefilter("ignore", UserWarning)
-                return torch.frombuffer(self.lent[role], dtype=getattr(torch, kind[dtype])).reshape(shape)
+                array = torch.frombuffer(self.lent[role], dtype=getattr(torch, kind[dtype]))
+            return array.reshape(shape).to(self.device)
         mapped = torch.from_file(self.files[role], shared=False, size=count, dtype=getattr(torch, kind[dtype]))
         # A copy: pages of a file are not what an expert computes on.
-        return mapped.reshape(shape).clone()
+        return mapped.reshape(shape).to(self.device, copy=True)
 
     def load_numpy(self, role, shape, dtype):
         kind = {"f16": "<f2", "f32": "<f4", "f64": "<f8", "i32": "<i4", "i64": "<i8"}
@@ -236,19 +251,58 @@ class Problem:
         compile_s = None
         start = time.perf_counter_ns()
         result = call()
+        self.wait()
         first = (time.perf_counter_ns() - start) * 1e-9
         start = time.perf_counter_ns()
         for _ in range(WARM_UPS):
             result = call()
+        self.wait()
         if peer.compiled:
             compile_s = max(0.0, first - (time.perf_counter_ns() - start) * 1e-9 / WARM_UPS)
         self.ready[name] = call, compile_s, self.summary(result)
         return self.ready[name]
 
+    def wait(self):
+        if self.on_gpu:
+            torch.cuda.synchronize(self.device)
+
+    def replay(self, name, repeats, budget):
+        """Seconds a call in each of some replays of a CUDA graph, about as long as the budget says."""
+        call = self.ready[name][0]
+        repeats = max(1, min(repeats, REPLAYS))
+        with torch.cuda.device(self.device):
+            if name not in self.graphs:
+                # Libraries take their workspaces in the first call on a stream, which must not be the captured one.
+                with torch.cuda.stream(torch.cuda.Stream()):
+                    call()
+                    self.wait()
+                    start = time.perf_counter_ns()
+                    call()
+                    self.wait()
+                    once = (time.perf_counter_ns() - start) * 1e-9
+                calls = int(max(1, min(CALLS, budget / repeats / once)))
+                graph = torch.cuda.CUDAGraph()
+                with torch.cuda.graph(graph):
+                    for _ in range(calls):
+                        call()
+                graph.replay()
+                self.wait()
+                self.graphs[name] = graph, calls
+            graph, calls = self.graphs[name]
+            seconds = []
+            for _ in range(repeats):
+                before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+                before.record()
+                graph.replay()
+                after.record()
+                after.synchronize()
+                seconds.append(before.elapsed_time(after) * 1e-3 / calls)
+            return seconds
+
     def summary(self, result):
         shape = list(result.shape)
         if torch is not None and isinstance(result, torch.Tensor):
-            flat = result.detach().reshape(-1).to(torch.float64).numpy()
+            flat = result.detach().reshape(-1).to(torch.float64).cpu().numpy()
         else:
             flat = result.reshape(-1).astype(np.float64)
         total = flat.size
@@ -271,7 +325,8 @@ def finite(value):
 def select(xp, rows, table):
     """rows[b, h, table[b, h, q, k]]: (b, h, q, k, d)."""
     b, h = rows.shape[:2]
-    return rows[xp.arange(b).reshape(b, 1, 1, 1), xp.arange(h).reshape(1, h, 1, 1), table]
+    where = {"device": rows.device} if xp is torch else {}
+    return rows[xp.arange(b, **where).reshape(b, 1, 1, 1), xp.arange(h, **where).reshape(1, h, 1, 1), table]
 
 
 class Peer:
@@ -479,9 +534,12 @@ class Session:
 
     def measure(self, request):
         call, compile_s, summary = self.problem.prepare(request["peer"])
+        budget = request.get("budget_s") or math.inf
+        if self.problem.on_gpu:
+            seconds = self.problem.replay(request["peer"], request["repeats"], budget)
+            return {"seconds": seconds, "compile_s": compile_s, **summary}
         call()
         seconds = []
-        budget = request.get("budget_s") or math.inf
         started = time.perf_counter()
         for _ in range(request["repeats"]):
             start = time.perf_counter_ns()

@@ -126,9 +126,11 @@ pub struct PeerSetup {
     /// and `(b, h, k, d)` for shared and expanded ones, the others as in the files.
     #[serde(skip)]
     pub lent: Vec<(&'static str, Arc<Tensor>)>,
+    /// Where peers run: `cpu`, or `cuda:0` with arrays that are copied there once and calls replayed as CUDA graphs.
+    pub device: String,
     /// Threads a peer may use.
     pub threads: usize,
-    /// Bytes that a peer may take by estimate; one that needs more is skipped.
+    /// Bytes that a peer may take by estimate; one that needs more is skipped. On a GPU half of what is free there.
     pub memory_limit: u64,
     /// Number of elements of the result to send back.
     pub sample: usize,
@@ -146,7 +148,7 @@ pub struct Offer {
 /// Times of one peer, and what it computed.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct PeerTimes {
-    /// Seconds of each call, in order; fewer than asked for if the budget ran out.
+    /// Seconds of each call, in order; fewer than asked for if the budget ran out. On a GPU, of a call in each replay.
     pub seconds: Vec<f64>,
     /// Seconds spent compiling, if it compiles; in none of `seconds`.
     pub compile_s: Option<f64>,

@@ -46,6 +46,7 @@ fn setup(op: Op, case: Case, folder: &DataFolder, data: &Data) -> PeerSetup {
         table_dtype: "i32".to_owned(),
         files,
         lent: Vec::new(),
+        device: "cpu".to_owned(),
         threads: 1,
         memory_limit: 1 << 30,
         sample: 64,
@@ -333,4 +334,15 @@ fn samples_are_compared_by_position() {
     assert_eq!(times.max_error(|at| at as f64 * 10.0), 0.5);
     let broken = PeerTimes { sample: vec![f64::NAN, 10.0], ..times };
     assert!(broken.max_error(|at| at as f64 * 10.0).is_nan());
+}
+
+#[test]
+fn peers_without_a_gpu_say_so() {
+    let Some(python) = python() else { return };
+    let mut peers = Peers::start(&python, 1).unwrap();
+    let folder = DataFolder::new().unwrap();
+    let data = Data::new();
+    let setup = PeerSetup { device: "cuda:7777".to_owned(), ..setup(Op::Scores, Case::Shared, &folder, &data) };
+    let failure = peers.setup(&setup).unwrap_err();
+    assert!(failure.0.contains("cuda:7777") || failure.0.contains("CUDA"), "{failure}");
 }

@@ -238,7 +238,10 @@ pub struct BenchRow {
     pub engine: String,
     /// Element type of the data.
     pub dtype: String,
-    /// Threads it might use.
+    /// Where it ran: `cpu`, `cuda:0`, ...
+    #[serde(default = "cpu")]
+    pub device: String,
+    /// Threads it might use; multiprocessors of a GPU.
     pub threads: usize,
     /// The problem's lengths.
     pub sizes: Sizes,
@@ -246,7 +249,7 @@ pub struct BenchRow {
     pub min_s: f64,
     /// Median time of a call, seconds.
     pub median_s: f64,
-    /// Number of timed calls.
+    /// Number of timed calls; on a GPU of replays, each of several.
     pub repeats: usize,
     /// Multiply-adds × 2.
     pub flops: u64,
@@ -276,6 +279,11 @@ pub struct BenchRow {
     pub tolerance: Option<f64>,
     /// Whether the result is right, as far as it was compared.
     pub ok: bool,
+}
+
+/// Where older documents ran.
+fn cpu() -> String {
+    "cpu".to_owned()
 }
 
 impl BenchRow {
@@ -431,9 +439,10 @@ impl BenchReport {
     pub fn caption(&self) -> String {
         let Settings { threads, dtype, sizes, version, .. } = &self.settings;
         let Sizes { b, h, q, n, d, .. } = sizes;
+        let unit = if self.machine.isa.starts_with("sm_") { "multiprocessor" } else { "thread" };
         let s = if *threads == 1 { "" } else { "s" };
         let cpu = if self.machine.cpu.is_empty() { "unknown processor" } else { &self.machine.cpu };
-        format!("{cpu}, {threads} thread{s}, {dtype}, b={b} h={h} q={q} n={n} d={d}, einfall {version}")
+        format!("{cpu}, {threads} {unit}{s}, {dtype}, b={b} h={h} q={q} n={n} d={d}, einfall {version}")
     }
 }
 

@@ -1,4 +1,4 @@
-//! `einfall machine`: measures, prints and saves the rates of this processor.
+//! `einfall machine`: measures, prints and saves the rates of this processor; describes a GPU.
 
 use std::io::Write;
 use std::path::Path;
@@ -10,10 +10,38 @@ use serde_json::json;
 use super::write_json;
 use crate::arguments::MachineArgs;
 use crate::bench::units;
+use crate::device::DeviceArg;
 use crate::failure::Failure;
-use crate::host;
+use crate::host::{self, Opened};
 
 pub(super) fn run(args: &MachineArgs, out: &mut dyn Write) -> Result<(), Failure> {
+    match args.device {
+        DeviceArg::Cpu => measure(args, out),
+        DeviceArg::H100 => describe(args, &host::open_to_plan(args.device, args.threads, None)?, out),
+        DeviceArg::Cuda(_) => describe(args, &host::open(args.device, args.threads, None)?, out),
+    }
+}
+
+/// What the planner is told of a GPU.
+fn describe(args: &MachineArgs, opened: &Opened, out: &mut dyn Write) -> Result<(), Failure> {
+    let machine = opened.device().machine();
+    if args.json {
+        let document =
+            json!({"format": 1, "device": args.device.to_string(), "machine": machine, "saved": Option::<&Path>::None});
+        return write_json(out, &document);
+    }
+    writeln!(out, "{}, {} multiprocessors, {}", machine.name, machine.threads, machine.isa)?;
+    let (shared, l2) = (machine.l1_bytes >> 10, machine.l2_bytes >> 20);
+    writeln!(out, "shared memory {shared} KiB a block, L2 {l2} MiB")?;
+    let looked_up = [("look up rows in the L2", machine.l2_bytes_per_second)];
+    write_rates(out, machine, &looked_up, "launch a kernel")?;
+    if !machine.measured {
+        writeln!(out, "these rates are estimates, from the number of its parts and their clocks")?;
+    }
+    Ok(())
+}
+
+fn measure(args: &MachineArgs, out: &mut dyn Write) -> Result<(), Failure> {
     // The device knows which instructions the environment asks for.
     let isa = match args.threads {
         Some(threads) => CpuDevice::new(threads).map_err(Error::from)?.isa(),
@@ -63,17 +91,27 @@ fn write_table(out: &mut dyn Write, machine: &Machine) -> Result<(), Failure> {
         kib(machine.l2_bytes),
         kib(machine.l3_bytes)
     )?;
+    let looked_up = [
+        ("look up rows of 128 B in L2", machine.l2_bytes_per_second),
+        ("look up rows of 128 B in L3", machine.l3_bytes_per_second),
+    ];
+    write_rates(out, machine, &looked_up, "start and join threads")
+}
+
+fn write_rates(out: &mut dyn Write, machine: &Machine, looked_up: &[(&str, f64)], fork: &str) -> Result<(), Failure> {
     let bytes = |rate: f64| format!("{}/s", units::bytes(rate));
     let flops = |rate: f64| format!("{}/s", units::flop(rate));
-    for (name, rate) in [
+    let mut rows = vec![
         ("read memory", bytes(machine.read_bytes_per_second)),
         ("write memory", bytes(machine.write_bytes_per_second)),
-        ("look up rows of 128 B in L2", bytes(machine.l2_bytes_per_second)),
-        ("look up rows of 128 B in L3", bytes(machine.l3_bytes_per_second)),
+    ];
+    rows.extend(looked_up.iter().map(|&(name, rate)| (name, bytes(rate))));
+    rows.extend([
         ("f32 multiply-adds", flops(machine.f32_flops_per_second)),
         ("f64 multiply-adds", flops(machine.f64_flops_per_second)),
-        ("start and join threads", units::seconds(machine.fork_seconds)),
-    ] {
+        (fork, units::seconds(machine.fork_seconds)),
+    ]);
+    for (name, rate) in rows {
         writeln!(out, "  {name:<28} {rate:>14}")?;
     }
     Ok(())

@@ -28,9 +28,9 @@ pub(super) fn run(args: &RunArgs, out: &mut dyn Write) -> Result<(), Failure> {
     }
     let arrays: Vec<StoredArray> = args.files.iter().map(|file| files::read(file)).collect::<Result<_, _>>()?;
     let views: Vec<View<'_>> = arrays.iter().map(view).collect::<Result<_, _>>()?;
-    let device = host::device(args.threads, None)?;
+    let opened = host::open(args.device, args.threads, None)?;
     let einsum = with_sizes(Einsum::new(&args.equation), &lengths.for_library(&equation));
-    let einsum = einsum.bounds(args.bounds.into()).device(&device);
+    let einsum = einsum.bounds(args.bounds.into()).device(opened.device());
     let einsum = args.dtype.into_iter().fold(einsum, Einsum::dtype);
     let einsum = args.memory_limit.into_iter().fold(einsum, Einsum::memory_limit);
     let start = Instant::now();
@@ -47,13 +47,15 @@ pub(super) fn run(args: &RunArgs, out: &mut dyn Write) -> Result<(), Failure> {
             "equation": equation.to_string(),
             "shape": result.shape(),
             "dtype": result.dtype().name(),
+            "device": args.device.to_string(),
             "seconds": seconds,
             "output": args.output,
             "values": values,
         });
         return write_json(out, &document);
     }
-    writeln!(out, "{:?} {} in {}", result.shape(), result.dtype(), units::seconds(seconds))?;
+    let copied = opened.gpu().map_or("", |_| ", with what it takes to compile kernels and to copy there and back");
+    writeln!(out, "{:?} {} in {}{copied}", result.shape(), result.dtype(), units::seconds(seconds))?;
     match &args.output {
         Some(output) => writeln!(out, "written to {output}")?,
         None if printed => writeln!(out, "{}", brackets(&elements(&result)?, result.shape(), 0))?,

@@ -15,13 +15,14 @@ mod write;
 use std::io::Write;
 use std::time::Duration;
 
-use einfall::{CpuDevice, Device, Isa, Machine};
+use einfall::{Device, Isa, Machine};
 
 use super::record::{self, BenchReport, Settings};
 use super::{summary, table, units};
 use crate::Surroundings;
 use crate::arguments::KeysArgs;
 use crate::failure::Failure;
+use crate::host::Opened;
 use crate::{host, interrupt};
 use options::Options;
 
@@ -63,13 +64,14 @@ pub fn measure(args: &KeysArgs, surroundings: &Surroundings<'_>) -> Result<Bench
 }
 
 fn measured(args: &KeysArgs, options: &Options, surroundings: &Surroundings<'_>) -> Result<BenchReport, Failure> {
-    let device = measured_device(args)?;
+    let opened = measured_device(args, options)?;
+    let machine = opened.device().machine();
     let mut report = BenchReport {
-        machine: about(device.machine(), options),
+        machine: about(machine, options),
         settings: Settings {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             unix_time: write::unix_time(),
-            threads: device.machine().threads,
+            threads: machine.threads,
             dtype: options.dtype.name().to_owned(),
             table_dtype: options.table_dtype.name().to_owned(),
             sizes: options.sizes,
@@ -78,7 +80,7 @@ fn measured(args: &KeysArgs, options: &Options, surroundings: &Surroundings<'_>)
         },
         ..BenchReport::default()
     };
-    run::measure(args, options, &device, surroundings.interpreter, &mut report)?;
+    run::measure(args, options, &opened, surroundings.interpreter, &mut report)?;
     Ok(report)
 }
 
@@ -106,24 +108,25 @@ fn check_memory(options: &Options) -> Result<(), Failure> {
     Err(Failure::bad_input(format!("{} takes {needed} of memory and {free} are free", options.sizes)))
 }
 
-/// The device with rates that somebody measured: given, saved, or measured now.
-fn measured_device(args: &KeysArgs) -> Result<CpuDevice, Failure> {
-    let device = host::device(args.threads, args.machine.as_deref())?;
-    if device.machine().measured || args.machine.is_some() {
-        return Ok(device);
-    }
+/// The device with rates that somebody measured: given, saved, or measured now. Those of a GPU are estimates.
+fn measured_device(args: &KeysArgs, options: &Options) -> Result<Opened, Failure> {
+    let device = match host::open(options.device, args.threads, args.machine.as_deref())? {
+        Opened::Cpu(device) if !device.machine().measured && args.machine.is_none() => device,
+        opened => return Ok(opened),
+    };
     let budget = Duration::from_secs_f64(if args.quick { 0.7 } else { 3.0 });
     let isa: Isa = device.isa();
     let machine = host::measure(isa, device.machine().threads, budget, args.json)?;
-    Ok(device.with_machine(machine))
+    Ok(Opened::Cpu(device.with_machine(machine)))
 }
 
 fn about(machine: &Machine, options: &Options) -> record::Machine {
+    let on_cpu = !host::is_gpu(machine);
     record::Machine {
         cpu: machine.name.clone(),
         isa: machine.isa.clone(),
-        cores: std::thread::available_parallelism().map_or(1, usize::from),
-        memory_bytes: host::memory_bytes().unwrap_or(0),
+        cores: if on_cpu { std::thread::available_parallelism().map_or(1, usize::from) } else { 0 },
+        memory_bytes: host::memory_bytes().filter(|_| on_cpu).unwrap_or(0),
         os: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
         read_bytes_per_s: Some(machine.read_bytes_per_second),
         flops_per_s: Some(machine.flops_per_second(options.dtype)),

@@ -6,6 +6,7 @@ use einfall::DType;
 
 use crate::arguments::KeysArgs;
 use crate::bench::record::{Case, Op, Sizes};
+use crate::device::DeviceArg;
 use crate::failure::Failure;
 use crate::sizes::Length;
 
@@ -21,6 +22,7 @@ pub(super) struct Options {
     pub(super) ks: Vec<usize>,
     pub(super) ops: Vec<Op>,
     pub(super) cases: Vec<Case>,
+    pub(super) device: DeviceArg,
     pub(super) dtype: DType,
     pub(super) table_dtype: DType,
     pub(super) repeats: usize,
@@ -79,6 +81,17 @@ impl Options {
                 sorted(given)
             }
         };
+        let on_gpu = args.device != DeviceArg::Cpu;
+        let ops = match args.op.as_slice() {
+            // The softmax between two einsums runs on the processor.
+            [] => Op::ALL.into_iter().filter(|&op| !on_gpu || op != Op::Attention).collect(),
+            given if on_gpu && given.contains(&Op::Attention) => {
+                return Err(Failure::bad_input(
+                    "attention is not timed on a GPU: its softmax is the processor's\nhint: `--op scores,values`",
+                ));
+            }
+            given => sorted(given),
+        };
         let most = [sizes.b, sizes.h, sizes.q, sizes.n.max(sizes.d), sizes.n.max(sizes.d)];
         let most = most.iter().try_fold(32usize, |product, &len| product.checked_mul(len));
         if most.is_none_or(|bytes| bytes > isize::MAX as usize) {
@@ -87,11 +100,12 @@ impl Options {
         Ok(Self {
             sizes: Sizes { k: ks.first().copied().unwrap_or(1), ..sizes },
             ks,
-            ops: if args.op.is_empty() { Op::ALL.to_vec() } else { sorted(&args.op) },
+            ops,
             cases: match args.case.as_slice() {
                 [] => Case::ALL.into_iter().filter(|&case| case != Case::Window).collect(),
                 given => sorted(given),
             },
+            device: args.device,
             dtype: args.dtype,
             table_dtype: args.table_dtype,
             repeats: args.repeats.map_or(if args.quick { 20 } else { 1000 }, |repeats| repeats as usize),
@@ -160,6 +174,12 @@ mod tests {
     }
 
     #[test]
+    fn attention_stays_on_the_processor() {
+        assert_eq!(options("--device cuda:1").unwrap().ops, [Op::Scores, Op::Values]);
+        assert_eq!(options("").unwrap().ops, Op::ALL);
+    }
+
+    #[test]
     fn all_keys_are_measured_once() {
         let options = options("--k 10,7 --op scores --case all,shared -s n=20").unwrap();
         let groups = options.groups();
@@ -174,6 +194,7 @@ mod tests {
             ("-s x=3", "no label `x`"),
             ("-s k=3", "--k 10,100"),
             ("-s q=0", "`q` is 0"),
+            ("--device cuda --op both", "attention is not timed on a GPU"),
             ("-s b=99999999999,n=9999999999", "more than can be addressed"),
         ] {
             let error = options(line).unwrap_err();

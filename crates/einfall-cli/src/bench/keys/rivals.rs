@@ -11,6 +11,7 @@ use super::data::{Lists, Looked, Rows};
 use super::oracle::SAMPLE;
 use crate::bench::peers::{DataFolder, Interpreter, PeerFailure, PeerSetup, PeerTimes, Peers, find_python};
 use crate::bench::record::{BenchReport, Case, Op};
+use crate::device::DeviceArg;
 use crate::failure::Failure;
 use crate::host;
 
@@ -19,6 +20,7 @@ pub(super) struct Rivals<'a> {
     peers: Peers<'a>,
     folder: Option<DataFolder>,
     files: BTreeMap<String, PathBuf>,
+    device: DeviceArg,
     threads: usize,
 }
 
@@ -28,6 +30,7 @@ impl<'a> Rivals<'a> {
     pub(super) fn start(
         python: Option<&Path>,
         interpreter: Option<&'a dyn Interpreter>,
+        device: DeviceArg,
         threads: usize,
         rows: &Rows,
         report: &mut BenchReport,
@@ -52,7 +55,7 @@ impl<'a> Rivals<'a> {
             hello.missing.iter().filter(|(name, _)| *name != "jax").map(|(name, why)| format!("without {name}: {why}")),
         );
         let folder = peers.reads_files().then(DataFolder::new).transpose().map_err(no_room)?;
-        let mut rivals = Self { peers, folder, files: BTreeMap::new(), threads };
+        let mut rivals = Self { peers, folder, files: BTreeMap::new(), device, threads };
         for (role, tensor) in [("query", &rows.query), ("keys", &rows.keys), ("values", &rows.values)] {
             rivals.file(role, tensor)?;
         }
@@ -100,6 +103,7 @@ impl<'a> Rivals<'a> {
             table_dtype: table_dtype.to_owned(),
             files: self.files.clone(),
             lent: if self.copies() { Vec::new() } else { looked.lent(op) },
+            device: self.device.to_string(),
             threads: self.threads,
             memory_limit: host::available_bytes().map_or(4 << 30, |bytes| bytes / 3),
             sample: SAMPLE,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use einfall::{CpuDevice, Device, Error};
+use einfall::{Error, Machine};
 
 use super::data::{Lists, Looked, Rows, distinct_bytes, stored_bytes};
 use super::options::{Group, Options};
@@ -15,7 +15,7 @@ use crate::bench::record::{BenchReport, BenchRow, Case, EINFALL, EINFALL_COMPOSE
 use crate::bench::units;
 use crate::counting::peak_during;
 use crate::failure::Failure;
-use crate::host;
+use crate::host::{self, Opened};
 use crate::progress::Progress;
 
 /// Turns that each engine takes on a problem.
@@ -25,7 +25,7 @@ const ROUNDS: u32 = 4;
 pub(super) fn measure(
     args: &KeysArgs,
     options: &Options,
-    device: &CpuDevice,
+    opened: &Opened,
     interpreter: Option<&dyn Interpreter>,
     report: &mut BenchReport,
 ) -> Result<(), Failure> {
@@ -33,13 +33,18 @@ pub(super) fn measure(
     let problems = groups.iter().map(|group| group.cases.len() as u64).sum();
     let progress = Progress::new(problems, args.json);
     progress.message("making the data");
-    let threads = device.machine().threads;
+    let machine = opened.device().machine();
+    // Nothing of ours runs on the processor where there is a GPU.
+    let threads = if opened.gpu().is_some() { 1 } else { machine.threads };
     let rows = Rows::new(options)?;
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
     let pool = pool.map_err(|error| Failure::internal(format!("could not start {threads} threads: {error}")))?;
-    let mut rivals =
-        if args.peers { Rivals::start(args.python.as_deref(), interpreter, threads, &rows, report)? } else { None };
-    general_notes(options, device, report);
+    let mut rivals = if args.peers {
+        Rivals::start(args.python.as_deref(), interpreter, options.device, threads, &rows, report)?
+    } else {
+        None
+    };
+    general_notes(options, machine, report);
 
     progress.start_clock();
     for group in &groups {
@@ -48,7 +53,7 @@ pub(super) fn measure(
             rivals.lists(&lists)?;
         }
         let bench =
-            Bench { options, device, interpreter, pool: &pool, rows: &rows, lists: &lists, group, progress: &progress };
+            Bench { options, opened, interpreter, pool: &pool, rows: &rows, lists: &lists, group, progress: &progress };
         bench.run(rivals.as_mut(), report)?;
     }
     progress.finish();
@@ -56,12 +61,13 @@ pub(super) fn measure(
     Ok(())
 }
 
-fn general_notes(options: &Options, device: &CpuDevice, report: &mut BenchReport) {
-    let machine = device.machine();
-    report.notes.push(
+fn general_notes(options: &Options, machine: &Machine, report: &mut BenchReport) {
+    let how = if host::is_gpu(machine) {
+        "CUDA graph replays; the same inputs each time; engines and cases take turns"
+    } else {
         "a call returns new memory each time; plans are made once, peers are warmed up; engines and cases take turns"
-            .to_owned(),
-    );
+    };
+    report.notes.push(how.to_owned());
     report.notes.push(
         "the floor is the distinct bytes from the level of memory that they fit in, or the arithmetic at its peak"
             .to_owned(),
@@ -84,7 +90,7 @@ fn general_notes(options: &Options, device: &CpuDevice, report: &mut BenchReport
 /// One group with its data.
 struct Bench<'a> {
     options: &'a Options,
-    device: &'a CpuDevice,
+    opened: &'a Opened,
     interpreter: Option<&'a dyn Interpreter>,
     pool: &'a rayon::ThreadPool,
     rows: &'a Rows,
@@ -177,11 +183,18 @@ impl Bench<'_> {
     /// Plans a case, compares a sample of its result, and counts the memory that a call takes.
     fn check<'b>(&'b self, case: Case, looked: &'b Looked<'b>, equations: &'b Equations) -> Result<Ours<'b>, Error> {
         let op = self.group.op;
-        let call = Call::new(op, looked, equations, self.device, self.pool, self.lists.sizes.d)?;
+        let call = Call::new(op, looked, equations, self.opened, self.pool, self.lists.sizes.d)?;
         let oracle = self.oracle(case, self.options.dtype.accumulator());
         let compared = oracle.check(&call.run()?);
-        let (result, peak_bytes) = peak_during(|| call.run());
-        drop(result?);
+        // What is counted is the host's memory.
+        let peak_bytes = match self.opened.gpu() {
+            Some(_) => None,
+            None => {
+                let (result, peak_bytes) = peak_during(|| call.run());
+                drop(result?);
+                peak_bytes
+            }
+        };
         Ok(Ours { case, looked, call, seconds: Vec::new(), compared, peak_bytes })
     }
 
@@ -245,7 +258,7 @@ impl Bench<'_> {
     /// A row without times.
     fn row(&self, case: Case, engine: &str, compared: &Compared) -> BenchRow {
         let (op, sizes): (Op, Sizes) = (self.group.op, self.lists.sizes);
-        let machine = self.device.machine();
+        let machine = self.opened.device().machine();
         let (flops, bytes) = (sizes.flops(op), distinct_bytes(sizes, op, case, self.options));
         let memory = bytes as f64 / machine.bytes_per_second_within(bytes as f64);
         let compute = flops as f64 / machine.flops_per_second(self.options.dtype);
@@ -255,6 +268,7 @@ impl Bench<'_> {
             k: sizes.k,
             engine: engine.to_owned(),
             dtype: self.options.dtype.name().to_owned(),
+            device: self.options.device.to_string(),
             threads: machine.threads,
             sizes,
             min_s: 0.0,

@@ -11,8 +11,9 @@ use einfall::{Einsum, Equation};
 use super::{view, with_sizes, write_json};
 use crate::arguments::ExplainArgs;
 use crate::failure::Failure;
+use crate::files;
+use crate::host::{self, Opened};
 use crate::sizes::Lengths;
-use crate::{files, host};
 
 pub(super) fn run(args: &ExplainArgs, out: &mut dyn Write) -> Result<(), Failure> {
     let equation = Equation::parse(&args.equation).map_err(einfall::Error::from)?;
@@ -30,14 +31,18 @@ pub(super) fn run(args: &ExplainArgs, out: &mut dyn Write) -> Result<(), Failure
         describe::expand(&equation, &mut arguments, &args.expand)?;
         arguments
     };
-    let device = host::device(args.threads, args.machine.as_deref())?;
+    let opened = host::open_to_plan(args.device, args.threads, args.machine.as_deref())?;
     let einsum = with_sizes(Einsum::new(&args.equation), &lengths.for_library(&equation));
-    let einsum = einsum.bounds(args.bounds.into()).device(&device);
+    let einsum = einsum.bounds(args.bounds.into()).device(opened.device());
     let einsum = args.memory_limit.into_iter().fold(einsum, Einsum::memory_limit);
     let prepared = einsum.plan_for(arguments, None)?;
     let why = why::explain(prepared.plan());
+    let note = if let Opened::Absent(_, note) = &opened { Some(note.as_str()) } else { None };
     if args.json {
-        return write_json(out, &report::json(prepared.plan(), &why));
+        return write_json(out, &report::json(prepared.plan(), &why, note));
+    }
+    if let Some(note) = note {
+        writeln!(out, "{note}\n")?;
     }
     for paragraph in why.text() {
         writeln!(out, "{paragraph}")?;

@@ -8,7 +8,7 @@ use super::why::Why;
 /// Version of the document; it rises when a field changes its meaning.
 const FORMAT: u32 = 1;
 
-pub(super) fn json(plan: &Plan, why: &Why) -> Value {
+pub(super) fn json(plan: &Plan, why: &Why, note: Option<&str>) -> Value {
     let problem = &plan.problem;
     let labels: serde_json::Map<String, Value> =
         problem.labels.iter().map(|label| (label.name.clone(), label.len.into())).collect();
@@ -29,6 +29,7 @@ pub(super) fn json(plan: &Plan, why: &Why) -> Value {
         "result": {"dtype": problem.output.dtype.name(), "shape": problem.output.layout.shape.as_slice()},
         "dtype": problem.dtype.name(),
         "machine": plan.machine,
+        "note": note,
         "why": why,
         "text": why.text().join(" "),
         "order": plan.method,

@@ -6,6 +6,7 @@ use einfall::{DType, Estimate, LabelId, Plan, Problem, Term};
 use serde::Serialize;
 
 use crate::bench::units;
+use crate::host;
 
 /// Columns of a terminal that the text fills.
 const COLUMNS: usize = 100;
@@ -31,6 +32,8 @@ pub(super) struct Why {
     read_bytes_per_second: f64,
     /// Whether the rates were measured.
     measured: bool,
+    #[serde(skip)]
+    is_gpu: bool,
 }
 
 /// How an operand is looked at.
@@ -101,6 +104,7 @@ pub(super) fn explain(plan: &Plan) -> Why {
         ways: ways.collect(),
         read_bytes_per_second: machine.read_bytes_per_second,
         measured: machine.measured,
+        is_gpu: host::is_gpu(machine),
     }
 }
 
@@ -164,7 +168,8 @@ impl Why {
         sentences.extend(self.operands.iter().filter_map(|operand| self.about(operand)));
         sentences.extend(self.choice());
         if !self.measured {
-            sentences.push("The rates of this machine are estimates; `einfall machine` measures them once.".into());
+            let measuring = if self.is_gpu { "." } else { "; `einfall machine` measures them once." };
+            sentences.push(format!("The rates of this machine are estimates{measuring}"));
         }
         wrap(&sentences.join(" "))
     }

@@ -6,6 +6,7 @@ use crate::arguments::{Cli, Command, Experiment};
 use crate::bench::keys::data::Looked;
 use crate::bench::keys::options::Options;
 use crate::bench::keys::ours::{Call, Equations};
+use crate::host::Opened;
 
 fn options(dtype: &str) -> Options {
     let line = ["einfall", "bench", "keys", "-s", "b=2,h=3,q=11,n=13,d=5", "--k", "7", "--dtype", dtype];
@@ -17,7 +18,7 @@ fn options(dtype: &str) -> Options {
 /// Calls `test` with the oracle of every problem and our result.
 fn every_problem(dtype: &str, test: impl Fn(&Oracle<'_>, &Tensor)) {
     let options = options(dtype);
-    let device = CpuDevice::new(1).unwrap();
+    let opened = Opened::Cpu(CpuDevice::new(1).unwrap());
     let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
     let rows = Rows::new(&options).unwrap();
     for op in Op::ALL {
@@ -28,7 +29,7 @@ fn every_problem(dtype: &str, test: impl Fn(&Oracle<'_>, &Tensor)) {
             let lists = Lists::new(&options, if case == Case::All { 13 } else { 7 }).unwrap();
             let looked = Looked::new(op, case, &rows, &lists).unwrap();
             let equations = Equations::new(&looked);
-            let call = Call::new(op, &looked, &equations, &device, &pool, 5).unwrap();
+            let call = Call::new(op, &looked, &equations, &opened, &pool, 5).unwrap();
             let oracle = Oracle { op, case, rows: &rows, lists: &lists, sums_in: options.dtype.accumulator() };
             test(&oracle, &call.run().unwrap());
         }
