@@ -65,7 +65,7 @@ fn lower_gather(lowering: &Lowering<'_>, rows: &Rows<'_>) -> Task {
     let turns = rows.d().div_ceil(vector * lanes);
     let k = rows.k();
     let distinct = rows.n() * rows.d() * rows.size();
-    let (flight, least) = if turns <= 4 { (8, 2) } else { (4, 2) };
+    let (flight, least) = if turns <= 4 && k > 12 { (8, 2) } else { (4, 2) };
     let flight = flight.min(k.next_power_of_two()).max(1);
     // Rows that come from memory: all lanes of a warp on one query.
     let far = rows.lookup.is_none() || distinct > machine.l2_bytes / 2;
