@@ -212,7 +212,13 @@ pub(crate) fn on_cupy<'py>(
         views.push(described(number, operand)?);
     }
     options.dtype = dtype;
-    run(py, &CuPy { cupy }, ordinal.unwrap_or(0), equation, &views, &options)
+    // New memory and the current stream are those of CuPy's current device.
+    let ordinal = ordinal.unwrap_or(0);
+    let device = cupy.getattr("cuda")?.call_method1("Device", (ordinal,))?;
+    device.call_method0("__enter__")?;
+    let result = run(py, &CuPy { cupy }, ordinal, equation, &views, &options);
+    device.call_method1("__exit__", (py.None(), py.None(), py.None()))?;
+    result
 }
 
 /// A view from `__cuda_array_interface__`.

@@ -167,6 +167,7 @@ pub(crate) fn view<'py>(
     // What torch conjugates or negates only when it is read has to be made real.
     let lazy = if view.dtype().is_complex() {
         tensor.call_method0(intern!(py, "is_conj"))?.is_truthy()?
+            || tensor.call_method0(intern!(py, "is_neg"))?.is_truthy()?
     } else {
         view.dtype().is_float() && tensor.call_method0(intern!(py, "is_neg"))?.is_truthy()?
     };

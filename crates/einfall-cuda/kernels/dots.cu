@@ -86,6 +86,9 @@ dots(const __grid_constant__ Params a_) {
           for (int v = 0; v < VEC; v++) acc[u] = fused(q[t][v], x[v], acc[u]);
         }
       }
+      // A row that is left out counts as zero, whatever the query holds.
+      #pragma unroll
+      for (int u = 0; u < U; u++) if (!on[u]) acc[u] = 0;
       sum_over_lanes<U, LANES>(acc, lane);
       if constexpr (U >= LANES) {
         #pragma unroll

@@ -4,6 +4,8 @@
 //! [`Device`](einfall_plan::Device) that the facade knows takes views of the host's memory: it copies them to the GPU and
 //! the result back, which serves tests, the command and small experiments.
 
+use std::sync::{Mutex, PoisonError};
+
 use einfall_plan::{Device, KernelSpec, Machine, Plan, RunError};
 use einfall_tensor::{View, ViewMut};
 
@@ -22,6 +24,8 @@ pub struct CudaDevice {
     machine: Machine,
     kernels: Vec<KernelSpec>,
     status: Status,
+    /// One call on copies at a time: they share the word that tells of bad tables.
+    copying: Mutex<()>,
 }
 
 impl CudaDevice {
@@ -33,7 +37,15 @@ impl CudaDevice {
         let gpu = Gpu::new(ordinal)?;
         let (machine, status) = (machine::estimate(&gpu)?, Status::new(&gpu)?);
         let library = gpu.current(|| Ok(Library::new()))?;
-        Ok(CudaDevice { library, gpu, modules: Modules::new(), machine, kernels: ops::kernel_specs(), status })
+        Ok(CudaDevice {
+            library,
+            gpu,
+            modules: Modules::new(),
+            machine,
+            kernels: ops::kernel_specs(),
+            status,
+            copying: Mutex::new(()),
+        })
     }
 
     /// Number of GPUs.
@@ -110,6 +122,7 @@ impl CudaDevice {
         let pointers: Vec<DevicePointer> = copies.iter().map(|copy| copy.first).collect();
         let program = self.prepare(plan, &[&pointers[..], &[result.first]].concat())?;
         let workspace = Memory::new(&self.gpu, program.workspace_bytes)?;
+        let _alone = self.copying.lock().unwrap_or_else(PoisonError::into_inner);
         self.status.take();
         // SAFETY: the copies are as large as the views, whose layouts the caller compared with the plan.
         unsafe {

@@ -52,7 +52,8 @@ impl Modules {
             unsafe {
                 let module = checked("cuModuleLoadData", result::module::load_data(code.as_ptr().cast()))?;
                 let function = checked("cuModuleGetFunction", result::module::get_function(module, name))?;
-                if task.shared_bytes > 48 << 10 {
+                // What a kernel declares itself counts towards the 48 KiB that need no asking.
+                if task.shared_bytes > 32 << 10 {
                     let attribute = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
                     let set = result::function::set_function_attribute(function, attribute, task.shared_bytes as i32);
                     checked("cuFuncSetAttribute", set)?;

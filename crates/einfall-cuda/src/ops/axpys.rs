@@ -21,10 +21,6 @@ fn rows(contraction: &Contraction) -> Result<Rows<'_>, String> {
         return Err("sums are not contiguous in the output".into());
     }
     let rows = Rows::new(contraction, pattern.rows, pattern.inner, Some(pattern.row_loop))?;
-    let vector = rows.vector(None, true, false);
-    if rows.d().div_ceil(vector * lanes_for(rows.d(), vector, rows.size())) > TURNS {
-        return Err("rows are too long for the registers".into());
-    }
     Ok(rows)
 }
 
@@ -49,6 +45,10 @@ fn resident_seconds(rows: &Rows<'_>, machine: &Machine) -> Option<f64> {
 /// Why it cannot run the contraction.
 pub fn estimate(contraction: &Contraction, machine: &Machine) -> Result<Estimate, String> {
     let rows = rows(contraction)?;
+    let vector = rows.vector(None, true, false);
+    if rows.d().div_ceil(vector * lanes_for(rows.d(), vector, rows.size())) > TURNS {
+        return Err("rows are too long for the registers".into());
+    }
     let gather = gather_seconds(&rows, machine);
     let seconds = resident_seconds(&rows, machine).map_or(gather, |resident| resident.min(gather));
     let cost = Cost { flops: contraction.flops(), bytes: contraction.distinct_bytes(), seconds };

@@ -15,17 +15,13 @@ fn rows(contraction: &Contraction) -> Result<Rows<'_>, String> {
     let swapped = pattern.row_loop.is_none() && !contraction.left.lookups.is_empty();
     let side = if swapped { pattern.rows.other() } else { pattern.rows };
     let rows = Rows::new(contraction, side, pattern.inner, pattern.row_loop)?;
-    let vector = rows.vector(None, false, true);
-    if rows.d().div_ceil(vector * lanes_for(rows.d(), vector, rows.size())) > TURNS {
-        return Err("rows are too long for the registers".into());
-    }
     Ok(rows)
 }
 
 /// Slices of the rows that fit in shared memory one at a time, and pay.
 fn resident_slices(rows: &Rows<'_>, machine: &Machine) -> Option<usize> {
     let bytes = rows.d() * rows.size();
-    if rows.lookup.is_none() || bytes > 512 || rows.size() * rows.d() < 16 {
+    if rows.lookup.is_none() || rows.n() == 0 || bytes > 512 || rows.size() * rows.d() < 16 {
         return None;
     }
     let sliced = |slices: usize| bytes.is_multiple_of(16 * slices) && rows.size() >= 4;
@@ -42,6 +38,10 @@ fn resident_seconds(rows: &Rows<'_>, machine: &Machine) -> Option<f64> {
 /// Why it cannot run the contraction.
 pub fn estimate(contraction: &Contraction, machine: &Machine) -> Result<Estimate, String> {
     let rows = rows(contraction)?;
+    let vector = rows.vector(None, false, true);
+    if rows.d().div_ceil(vector * lanes_for(rows.d(), vector, rows.size())) > TURNS {
+        return Err("rows are too long for the registers".into());
+    }
     let gather = rows.gather_seconds(machine);
     let seconds = resident_seconds(&rows, machine).map_or(gather, |resident| resident.min(gather));
     let way = if rows.lookup.is_some() { Way::Gather } else { Way::Stream };

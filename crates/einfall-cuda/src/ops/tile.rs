@@ -146,7 +146,9 @@ fn unit(lowering: &Lowering<'_>, access: &Access, place: usize, rows: &[usize], 
         [only] if access.strides[*only] == 1 && !moved(*only) => Some(*only),
         _ => None,
     };
-    let kind = match (single(terms), single(rows)) {
+    // Where the other side may leave terms out, each term is asked for.
+    let others = |at: &usize| lowering.contraction.accesses().any(|access| access.is_indirect_in(*at));
+    let kind = match (single(terms).filter(|at| !others(at)), single(rows)) {
         (Some(at), _) => Some((2, at)),
         (_, Some(at)) => Some((1, at)),
         _ => None,
