@@ -4,7 +4,7 @@
 //! [`Device`](einfall_plan::Device) that the facade knows takes views of the host's memory: it copies them to the GPU and
 //! the result back, which serves tests, the command and small experiments.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use einfall_plan::{Device, KernelSpec, Machine, Plan, RunError};
 use einfall_tensor::{View, ViewMut};
@@ -24,7 +24,7 @@ pub struct CudaDevice {
     machine: Machine,
     kernels: Vec<KernelSpec>,
     status: Status,
-    /// One call on copies at a time: they share the word that tells of bad tables.
+    /// Taken by [`CudaDevice::alone`].
     copying: Mutex<()>,
 }
 
@@ -115,14 +115,23 @@ impl CudaDevice {
         &self.gpu
     }
 
+    /// Holds calls on copies apart: they share the word that tells of bad tables.
+    pub(crate) fn alone(&self) -> MutexGuard<'_, ()> {
+        self.copying.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn run_on_copies(&self, plan: &Plan, arguments: &[View<'_>], out: &mut ViewMut<'_>) -> Result<(), RunError> {
-        let copies = arguments.iter().map(|view| Copied::new(&self.gpu, view.as_ptr(), view.byte_range()));
+        let copies = arguments.iter().map(|view| Copied::of(&self.gpu, view));
         let copies = copies.collect::<Result<Vec<_>, _>>()?;
-        let result = Copied::new(&self.gpu, out.as_mut_ptr(), out.byte_range())?;
+        let result = Copied::space(&self.gpu, out.as_mut_ptr(), out.byte_range())?;
+        if !out.layout().is_contiguous() {
+            // What lies between the elements comes back as it was. Without gaps all is written, and may be uninitialised.
+            result.fill()?;
+        }
         let pointers: Vec<DevicePointer> = copies.iter().map(|copy| copy.first).collect();
         let program = self.prepare(plan, &[&pointers[..], &[result.first]].concat())?;
         let workspace = Memory::new(&self.gpu, program.workspace_bytes)?;
-        let _alone = self.copying.lock().unwrap_or_else(PoisonError::into_inner);
+        let _alone = self.alone();
         self.status.take();
         // SAFETY: the copies are as large as the views, whose layouts the caller compared with the plan.
         unsafe {
@@ -148,7 +157,15 @@ pub(crate) struct Copied<'a> {
 }
 
 impl<'a> Copied<'a> {
-    pub(crate) fn new(gpu: &'a Gpu, first: *const u8, range: Option<(usize, usize)>) -> Result<Self, CudaError> {
+    /// A copy of what a view borrows.
+    pub(crate) fn of(gpu: &'a Gpu, view: &View<'_>) -> Result<Self, CudaError> {
+        let copied = Self::space(gpu, view.as_ptr(), view.byte_range())?;
+        copied.fill()?;
+        Ok(copied)
+    }
+
+    /// Room for a view's memory, uninitialised.
+    fn space(gpu: &'a Gpu, first: *const u8, range: Option<(usize, usize)>) -> Result<Self, CudaError> {
         let (start, end) = range.unwrap_or((first as usize, first as usize));
         let (bytes, before) = (end - start, first as usize - start);
         // Strides count elements, so with the first one aligned all are, wherever the host has them.
@@ -156,12 +173,16 @@ impl<'a> Copied<'a> {
         let memory = Memory::new(gpu, lead + bytes)?;
         let first_copied = memory.pointer() + (lead + before) as u64;
         let start = first.wrapping_sub(before).cast_mut();
-        let copied = Copied { memory, first: first_copied, start, lead, bytes };
-        if bytes > 0 {
-            // SAFETY: `span`: the view borrows these bytes.
-            copied.memory.write_at(lead, unsafe { std::slice::from_raw_parts(start, bytes) })?;
+        Ok(Copied { memory, first: first_copied, start, lead, bytes })
+    }
+
+    /// Copies there.
+    fn fill(&self) -> Result<(), CudaError> {
+        if self.bytes == 0 {
+            return Ok(());
         }
-        Ok(copied)
+        // SAFETY: `span`: the view borrows these bytes.
+        self.memory.write_at(self.lead, unsafe { std::slice::from_raw_parts(self.start, self.bytes) })
     }
 
     /// Copies back.
@@ -173,8 +194,7 @@ impl<'a> Copied<'a> {
             return Ok(());
         }
         // SAFETY: by the caller.
-        let to = unsafe { std::slice::from_raw_parts_mut(self.start, self.bytes) };
-        self.memory.read_at(self.lead, to)
+        unsafe { self.memory.read_at(self.lead, self.start, self.bytes) }
     }
 }
 

@@ -149,12 +149,15 @@ impl<'a> Memory<'a> {
         self.gpu.current(|| checked("cuMemcpyHtoD", unsafe { result::memcpy_htod_sync(to, from) }))
     }
 
-    /// Copies what begins at `at` to the host.
-    pub(crate) fn read_at(&self, at: usize, to: &mut [u8]) -> Result<(), CudaError> {
-        assert!(at + to.len() <= self.bytes, "what is copied is there");
+    /// Copies `bytes` from `at` on to the host.
+    ///
+    /// # Safety
+    /// So many bytes may be written at `to`; they need not be initialised.
+    pub(crate) unsafe fn read_at(&self, at: usize, to: *mut u8, bytes: usize) -> Result<(), CudaError> {
+        assert!(at + bytes <= self.bytes, "what is copied is there");
         let from = self.pointer + at as u64;
-        // SAFETY: as in `write_at`.
-        self.gpu.current(|| checked("cuMemcpyDtoH", unsafe { result::memcpy_dtoh_sync(to, from) }))
+        // SAFETY: by the caller; the memory has so many bytes.
+        self.gpu.current(|| checked("cuMemcpyDtoH", unsafe { sys::cuMemcpyDtoH_v2(to.cast(), from, bytes).result() }))
     }
 }
 

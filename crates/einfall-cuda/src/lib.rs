@@ -13,6 +13,7 @@
 
 #![allow(unsafe_code)] // a binding of the driver
 
+mod absent;
 mod blas;
 mod check;
 pub mod compile;
@@ -22,15 +23,14 @@ mod error;
 mod machine;
 mod modules;
 pub mod ops;
-mod planned;
 mod program;
 mod text;
 mod time;
 
+pub use absent::AbsentGpu;
 pub use device::CudaDevice;
 pub use error::CudaError;
 pub use machine::example as example_machine;
 pub use ops::kernel_specs;
-pub use planned::AbsentGpu;
 pub use program::Program;
 pub use text::{Lowering, Memory, Task, Value};

@@ -40,12 +40,13 @@ impl CudaDevice {
             result.view().byte_range().map_or(0, |(start, end)| end - start)
         };
         let gpu = self.gpu();
-        let copies = arguments.iter().map(|view| Copied::new(gpu, view.as_ptr(), view.byte_range()));
+        let copies = arguments.iter().map(|view| Copied::of(gpu, view));
         let copies = copies.collect::<Result<Vec<_>, _>>()?;
         let pointers: Vec<DevicePointer> = copies.iter().map(|copy| copy.first).collect();
         let out = Memory::new(gpu, out_bytes)?;
         let program = self.prepare(plan, &[&pointers[..], &[out.pointer()]].concat())?;
         let workspace = Memory::new(gpu, program.workspace_bytes)?;
+        let _alone = self.alone();
         self.take_bad_table();
         let launches = launches.max(1);
         let graph = Graph::captured(gpu, |stream| {
