@@ -42,18 +42,20 @@ fn programs() -> MutexGuard<'static, Programs> {
 /// A GPU, made at the first call and kept.
 fn device(py: Python<'_>, ordinal: usize) -> PyResult<&'static CudaDevice> {
     static DEVICES: Mutex<Option<HashMap<usize, &'static CudaDevice>>> = Mutex::new(None);
-    let mut devices = DEVICES.lock().unwrap_or_else(PoisonError::into_inner);
-    let devices = devices.get_or_insert_with(HashMap::new);
-    if let Some(device) = devices.get(&ordinal) {
+    // Python may hand over to another thread, so no lock is held while it is asked.
+    let devices = || DEVICES.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(device) = devices().as_ref().and_then(|devices| devices.get(&ordinal)) {
         return Ok(device);
     }
     // NVRTC comes with torch and CuPy as a package of its own, which is loaded by its path.
     if let Some(folder) = nvrtc_folder(py)? {
         einfall::look_for_nvrtc(&folder);
     }
-    let device: &'static CudaDevice = Box::leak(Box::new(CudaDevice::new(ordinal).map_err(|error| failed(py, error))?));
-    devices.insert(ordinal, device);
-    Ok(device)
+    let fresh = CudaDevice::new(ordinal).map_err(|error| failed(py, error))?;
+    let mut devices = devices();
+    let devices = devices.get_or_insert_with(HashMap::new);
+    // The first stays; another that was made meanwhile is dropped.
+    Ok(*devices.entry(ordinal).or_insert_with(|| Box::leak(Box::new(fresh))))
 }
 
 /// Where Python's packages keep NVRTC.
