@@ -11,7 +11,7 @@ use cudarc::nvrtc::{result, sys};
 use crate::CudaError;
 
 /// Options of every compilation but the architecture.
-const OPTIONS: &[&str] = &["--std=c++17", "--device-as-default-execution-space", "-lineinfo"];
+pub(crate) const OPTIONS: &[&str] = &["--std=c++17", "--device-as-default-execution-space", "-lineinfo"];
 
 /// Loads NVRTC, if it is there: where the loader finds it, else from a CUDA toolkit, or from the folder that the variable
 /// `EINFALL_NVRTC` names.

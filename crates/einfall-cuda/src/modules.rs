@@ -66,7 +66,9 @@ impl Modules {
 
     fn code(&self, gpu: &Gpu, task: &Task) -> Result<Vec<u8>, CudaError> {
         let (major, minor) = compile::version()?;
-        let text = format!("// sm_{}{}, NVRTC {major}.{minor}\n{}", gpu.capability.0, gpu.capability.1, task.source);
+        let options = compile::OPTIONS.join(" ");
+        let (capability, source) = (gpu.capability, &task.source);
+        let text = format!("// sm_{}{}, NVRTC {major}.{minor} {options}\n{source}", capability.0, capability.1);
         let path = self
             .folder
             .as_ref()

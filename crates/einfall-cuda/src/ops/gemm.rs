@@ -107,6 +107,9 @@ fn product_of(contraction: &Contraction) -> Result<Product, String> {
             }
             Ok(Matrix { transposed, leading, stride, offset: access.offset * bytes as isize })
         };
+    if [len(rows), len(columns), len(terms), len(batch)].iter().any(|&len| len >= 1 << 31) {
+        return Err("longer than the library counts".into());
+    }
     let target = matrix(out, rows, columns, out_dtype.bytes())?;
     if target.transposed {
         return Err("no loop of the output is contiguous".into());
