@@ -67,8 +67,12 @@ pub fn open(named: DeviceArg, threads: Option<usize>, machine: Option<&Path>) ->
         }
     };
     check_threads(named, threads)?;
+    described(CudaDevice::new(ordinal)?, machine)
+}
+
+/// A GPU with the machine description in `machine` where it is given.
+fn described(gpu: CudaDevice, machine: Option<&Path>) -> Result<Opened, Failure> {
     let given = machine.map(read_machine).transpose()?;
-    let gpu = CudaDevice::new(ordinal)?;
     Ok(Opened::Gpu(given.into_iter().fold(gpu, CudaDevice::with_machine)))
 }
 
@@ -82,14 +86,14 @@ pub fn open_to_plan(named: DeviceArg, threads: Option<usize>, machine: Option<&P
         DeviceArg::Cpu => return open(named, threads, machine),
         DeviceArg::H100 => "as asked for".to_owned(),
         DeviceArg::Cuda(ordinal) => match CudaDevice::new(ordinal) {
-            Ok(_) => return open(named, threads, machine),
+            Ok(gpu) => return described(gpu, machine),
             Err(error @ CudaError::Ordinal { count: 1.., .. }) => return Err(error.into()),
             // The hint is how to get one, which planning does not need.
             Err(error) => error.to_string().lines().next().unwrap_or_default().to_owned(),
         },
     };
-    let described = machine.map(read_machine).transpose()?;
-    let gpu = described.map_or_else(AbsentGpu::default, AbsentGpu::new);
+    let given = machine.map(read_machine).transpose()?;
+    let gpu = given.map_or_else(AbsentGpu::default, AbsentGpu::new);
     let why = format!("planned for a GPU that is not here, {}: {missing}", gpu.machine().name);
     Ok(Opened::Absent(gpu, why))
 }
