@@ -1,7 +1,7 @@
 //! Everything that a machine with a GPU needs to run tests and timings, and that has no Rust: in one folder.
 //!
-//! *In*: this checkout, cargo, binutils and pip. *Out*: `target/bundle` with `run.sh` and `sanitize.sh`, for the same processor and a libc
-//! that is not older. NVRTC is not in it: it comes with torch, or with the CUDA toolkit.
+//! *In*: this checkout, cargo, binutils and pip. *Out*: `target/bundle` with `run.sh` and `sanitize.sh`, for the same
+//! processor and a libc that is not older. NVRTC is not in it: it comes with torch, or with the CUDA toolkit.
 
 use std::fs;
 use std::path::{Path, PathBuf};
