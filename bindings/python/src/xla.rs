@@ -185,6 +185,7 @@ fn head<T>() -> Head {
 const INVALID_ARGUMENT: c_int = 3;
 const RESOURCE_EXHAUSTED: c_int = 8;
 const OUT_OF_RANGE: c_int = 11;
+const INTERNAL: c_int = 13;
 
 /// Why a call fails: a code of XLA's, and a message.
 type Why = (c_int, String);
@@ -230,7 +231,7 @@ unsafe fn handle(frame: *mut Frame, run: impl FnOnce(&Frame) -> Result<(), Why>)
         let (code, message) = match done {
             Ok(Ok(())) => return ptr::null_mut(),
             Ok(Err(why)) => why,
-            Err(_) => (13, "einfall failed where it must not".to_owned()),
+            Err(_) => (INTERNAL, "einfall failed where it must not".to_owned()),
         };
         let message = CString::new(message.replace('\0', " ")).expect("no zero byte is left");
         ((*frame.api).create)(&mut Create { head: head::<Create>(), message: message.as_ptr(), code })
@@ -362,8 +363,8 @@ fn run_on_gpu(frame: &Frame) -> Result<(), Why> {
     let mut stream = GetStream { head: head::<GetStream>(), context, stream: ptr::null_mut() };
     // SAFETY: the structures are those that XLA wants.
     unsafe {
-        asked(api, (api.ordinal)(&mut at))?;
-        asked(api, (api.stream)(&mut stream))?;
+        asked(api, INTERNAL, (api.ordinal)(&mut at))?;
+        asked(api, INTERNAL, (api.stream)(&mut stream))?;
     }
     let gpu = cuda::gpu(at.ordinal as usize).map_err(invalid)?;
     gpu.check_tables().map_err(|why| (OUT_OF_RANGE, why.to_owned()))?;
@@ -379,14 +380,14 @@ fn run_on_gpu(frame: &Frame) -> Result<(), Why> {
     };
     if memory.bytes > 0 {
         // SAFETY: as above. XLA takes the memory back for this stream, after what has been put into it.
-        unsafe { asked(api, (api.allocate)(&mut memory))? };
+        unsafe { asked(api, RESOURCE_EXHAUSTED, (api.allocate)(&mut memory))? };
     }
     // SAFETY: XLA's buffers are of this GPU and row-major, as the plan says, and stay until its stream has passed.
     let launched = unsafe { call.launch(gpu, &ready, data as u64, memory.data as u64, stream.stream as u64) };
     if memory.bytes > 0 {
         let mut free = Free { head: head::<Free>(), context, bytes: memory.bytes, data: memory.data };
         // SAFETY: as above, given back once.
-        unsafe { asked(api, (api.free)(&mut free))? };
+        unsafe { asked(api, INTERNAL, (api.free)(&mut free))? };
     }
     launched.map_err(of_run)
 }
@@ -399,11 +400,11 @@ struct Free {
     data: *mut c_void,
 }
 
-/// Makes an error of XLA's ours.
+/// Makes an error of XLA's ours, with a code.
 ///
 /// # Safety
 /// The error is one of XLA's, or null.
-unsafe fn asked(api: &Api, error: Failure) -> Result<(), Why> {
+unsafe fn asked(api: &Api, code: c_int, error: Failure) -> Result<(), Why> {
     if error.is_null() {
         return Ok(());
     }
@@ -413,7 +414,7 @@ unsafe fn asked(api: &Api, error: Failure) -> Result<(), Why> {
         (api.message)(&mut get);
         let message = std::ffi::CStr::from_ptr(get.message).to_string_lossy().into_owned();
         (api.destroy)(&mut Destroy { head: head::<Destroy>(), error });
-        Err((RESOURCE_EXHAUSTED, message))
+        Err((code, message))
     }
 }
 
