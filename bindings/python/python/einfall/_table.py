@@ -25,6 +25,10 @@ class Table:
     array([1., 4., 5.])
     """
 
+    #: The array.
+    array: Any
+    _kept: _einfall._Kept
+
     def __init__(self, indices: Any) -> None:
         if isinstance(indices, Table):
             indices = indices.array
@@ -37,7 +41,6 @@ class Table:
             indices._einfall_kept = kept
         elif not hasattr(indices, "shape") and "numpy" in sys.modules:
             indices = sys.modules["numpy"].asarray(indices)
-        #: The array.
         self.array = indices
         self._kept = kept
 
