@@ -383,7 +383,10 @@ impl<'py> Library<'py> for Torch<'_, 'py> {
     }
 
     fn version(&self, array: &Bound<'py, PyAny>) -> Option<i64> {
-        // Tensors of inference mode have none.
+        // Tensors of inference mode have none, and an exception for it takes longer than a launch.
+        if array.call_method0(intern!(self.py, "is_inference")).ok()?.is_truthy().ok()? {
+            return None;
+        }
         array.getattr(intern!(self.py, "_version")).ok()?.extract().ok()
     }
 }

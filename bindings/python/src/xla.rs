@@ -371,21 +371,21 @@ fn run_on_gpu(frame: &Frame) -> Result<(), Why> {
     let call =
         Call { ordinal: at.ordinal as usize, equation: &equation, views: &views, options: &options, like_torch: false };
     let ready = call.ready(gpu).map_err(invalid)?;
-    let mut memory = Memory {
-        head: head::<Memory>(),
-        context,
-        bytes: ready.workspace_bytes(),
-        alignment: 256,
-        data: ptr::null_mut(),
+    // XLA refuses to align further; what is left over makes up for it.
+    let bytes = match ready.workspace_bytes() {
+        0 => 0,
+        bytes => bytes + 256 - 16,
     };
-    if memory.bytes > 0 {
+    let mut memory = Memory { head: head::<Memory>(), context, bytes, alignment: 16, data: ptr::null_mut() };
+    if bytes > 0 {
         // SAFETY: as above. XLA takes the memory back for this stream, after what has been put into it.
         unsafe { asked(api, RESOURCE_EXHAUSTED, (api.allocate)(&mut memory))? };
     }
+    let workspace = (memory.data as u64).next_multiple_of(256);
     // SAFETY: XLA's buffers are of this GPU and row-major, as the plan says, and stay until its stream has passed.
-    let launched = unsafe { call.launch(gpu, &ready, data as u64, memory.data as u64, stream.stream as u64) };
-    if memory.bytes > 0 {
-        let mut free = Free { head: head::<Free>(), context, bytes: memory.bytes, data: memory.data };
+    let launched = unsafe { call.launch(gpu, &ready, data as u64, workspace, stream.stream as u64) };
+    if bytes > 0 {
+        let mut free = Free { head: head::<Free>(), context, bytes, data: memory.data };
         // SAFETY: as above, given back once.
         unsafe { asked(api, INTERNAL, (api.free)(&mut free))? };
     }

@@ -203,10 +203,10 @@ def test_not_a_number_where_nothing_should_look():
     "equation,shapes",
     [(case[0], case[1:]) for case in PLAIN]
     + [
-        ("ij,ij->ij", (33, 68), (33, 68)),
-        ("bi,bj->bij", (3, 33), (3, 68)),
-        ("ij,jk->ik", (20, 0), (0, 12)),
-        ("ij->i", (20, 0)),
+        ("ij,ij->ij", ((33, 68), (33, 68))),
+        ("bi,bj->bij", ((3, 33), (3, 68))),
+        ("ij,jk->ik", ((20, 0), (0, 12))),
+        ("ij->i", ((20, 0),)),
     ],
 )
 def test_every_element_is_written(equation, shapes, dtype):

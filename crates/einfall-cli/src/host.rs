@@ -253,7 +253,8 @@ pub fn measure_gpu(gpu: &CudaDevice, quiet: bool) -> Result<MeasuredGpu, Failure
         l2_bytes_per_second: l2,
         l3_bytes_per_second: l2,
         f32_flops_per_second: rate(flops, f32) / 0.85,
-        f64_flops_per_second: rate(flops, f64) / 0.85,
+        // Where products of f64 run on tensor cores, nothing else comes near.
+        f64_flops_per_second: (rate(flops, f64) / 0.85).min(rate(flops, f32) / 0.85 / 2.0),
         fork_seconds: launch,
         measured: true,
         ..estimate
