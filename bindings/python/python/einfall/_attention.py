@@ -135,6 +135,20 @@ def attend(
     return (out, lse) if return_lse else out
 
 
+def explain_attention(*arguments: Any, **options: Any) -> Report:
+    """Why attention costs what it costs: every kernel that was asked, and what it would take.
+
+    Takes the arguments of :func:`attention`, or of :func:`attend` where the first is an equation. Nothing is computed, so
+    shapes may stand in place of arrays (float32, tables int64; ``dtype`` names another type).
+
+    >>> shape = (2, 8, 1000, 64)
+    >>> report = einfall.explain_attention(shape, shape, shape, (2, 1, 1000, 100))
+    >>> report.to_dict()["equation"], report.to_dict()["shape"]
+    ('bhqd,b[bqk]d,b[bqk]e->bhqe', (2, 8, 1000, 64))
+    """
+    raise NotImplementedError
+
+
 class _Call(NamedTuple):
     """A call of the usual shapes as an equation, with the shapes that its operands have there, where they are others."""
 

@@ -121,9 +121,10 @@ def steps(terms: Terms) -> Steps:
     )
 
 
-def spread(lens: Mapping[str, Any], labels: str, among: str) -> list[Any]:
+def spread(shape: Sequence[Any], labels: str, among: str) -> list[Any]:
     """A shape with an axis of length 1 for every label that is not there."""
-    return [lens[label] if label in labels else 1 for label in among]
+    lens = dict(zip(labels, shape))
+    return [lens.get(label, 1) for label in among]
 
 
 def default_scale(terms: Terms, lens: Mapping[str, Any]) -> float:
@@ -135,3 +136,9 @@ def default_scale(terms: Terms, lens: Mapping[str, Any]) -> float:
         if label in key and label not in output and label not in value:
             depth *= lens[label]
     return float(max(depth, 1)) ** -0.5
+
+
+def causal(terms: Terms, lens: Mapping[str, Any]) -> tuple[str, int, Any]:
+    """The label that places queries, the axis of the key that places keys, and the last key of the first query."""
+    query, key, value = terms.operands[:3]
+    raise NotImplementedError

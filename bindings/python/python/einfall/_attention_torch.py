@@ -199,9 +199,8 @@ def _composed(
     scores = einfall.einsum(steps.scores, query, key, *found, **options)
     scores = scores * (_attention_terms.default_scale(terms, known) if scale is None else scale)
     if bias:
-        scores = scores + einfall.einsum(f"{_terms.term_text(terms.operands[3])}->{steps.bias}", *bias).reshape(
-            _attention_terms.spread(known, steps.bias, steps.labels)
-        )
+        ordered = einfall.einsum(f"{_terms.term_text(terms.operands[3])}->{steps.bias}", *bias)
+        scores = scores + ordered.reshape(_attention_terms.spread(ordered.shape, steps.bias, steps.labels))
     valid = torch.ones([1] * len(steps.labels), dtype=torch.bool, device=query.device)
     for axis, text, at in steps.positions:
         table = [found[at]] if at >= 0 else []
@@ -209,9 +208,9 @@ def _composed(
         own = text.partition("->")[2]
         lens = {label: known[label] for label in own}
         inside = einfall.einsum(text, places, *table, sizes=lens, bounds=bounds) > 0
-        valid = valid & inside.reshape(_attention_terms.spread(known, own, steps.labels))
+        valid = valid & inside.reshape(_attention_terms.spread(inside.shape, own, steps.labels))
     if causal:
-        valid = valid & _before(terms, steps, known, found, bounds, query.device)
+        valid = valid & _before(terms, steps, known, key.shape, found, bounds, query.device)
     scores = scores.masked_fill(~valid, float("-inf")).flatten(rows)
     lse = scores.logsumexp(-1)
     some = lse != float("-inf")
@@ -225,25 +224,23 @@ def _before(
     terms: _terms.Terms,
     steps: _attention_terms.Steps,
     known: Mapping[str, int],
+    lengths: Sequence[int],
     tables: Sequence[torch.Tensor],
     bounds: str,
     device: torch.device,
 ) -> torch.Tensor:
     """Which keys are not behind their query."""
-    place, axis, keys, last = _attention_terms.causal(terms, known)
-    positions = torch.arange(keys, device=device)
+    place, axis, last = _attention_terms.causal(terms, known)
+    positions, own = torch.arange(lengths[axis], device=device), terms.operands[1][axis][1]
     for number, text, at in steps.positions:
         if number == axis:
             own = text.partition("->")[2]
             table = [tables[at]] if at >= 0 else []
             lens = {label: known[label] for label in own}
             positions = einfall.einsum(text, positions, *table, sizes=lens, bounds=bounds)
-            break
-    else:
-        own = terms.operands[1][axis][1]
-    positions = positions.reshape(_attention_terms.spread(known, own, steps.labels))
+    positions = positions.reshape(_attention_terms.spread(positions.shape, own, steps.labels))
     queries = torch.arange(known[place], device=device) + last
-    return positions <= queries.reshape(_attention_terms.spread(known, place, steps.labels))
+    return positions <= queries.reshape(_attention_terms.spread(queries.shape, place, steps.labels))
 
 
 for _key in ("CPU", "CUDA"):

@@ -1,0 +1,230 @@
+"""Attention for JAX: two primitives, run as call backs to the host, joined by a rule for derivatives.
+
+The first derivative is a kernel, from the saved log-sum-exp; derivatives of that are those of attention made of einsums.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import ShapedArray
+from jax.dlpack import from_dlpack
+from jax.extend.core import Primitive
+from jax.interpreters import batching, mlir
+
+import einfall
+from einfall import _attention_terms, _einfall, _terms
+from einfall.jax import _aligned
+
+_forward = Primitive("einfall_attend")
+_forward.multiple_results = True
+_reverse = Primitive("einfall_attend_backward")
+_reverse.multiple_results = True
+
+#: Equation, sizes, scale, bounds, causal: what both primitives are made for.
+_Settings = tuple[str, tuple[tuple[str, int], ...], float | None, str, bool]
+
+
+def _attend(
+    equation: str,
+    operands: Sequence[Any],
+    sizes: Mapping[str, int],
+    scale: float | None,
+    bounds: str,
+    causal: bool,
+    return_lse: bool,
+) -> tuple[Any, Any]:
+    """``einfall.attend`` on arrays of JAX, some of which may be traced."""
+    arguments = [jnp.asarray(one) for one in _attention_terms.once(equation, operands)]
+    settings = equation, tuple(sorted(sizes.items())), None if scale is None else float(scale), bounds, causal
+    out, lse = _derived(settings, *arguments)
+    return out, jax.lax.stop_gradient(lse) if return_lse else None
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _derived(settings: _Settings, *operands: Any) -> tuple[Any, Any]:
+    out, lse = _forward.bind(*operands, settings=settings)
+    return out, lse
+
+
+def _saved(settings: _Settings, *operands: Any) -> tuple[Any, Any]:
+    out, lse = _forward.bind(*operands, settings=settings)
+    return (out, lse), (operands, out, lse)
+
+
+def _pulled(settings: _Settings, saved: Any, cotangents: Any) -> tuple[Any, ...]:
+    operands, out, lse = saved
+    found = list(_again(settings, out, lse, cotangents[0], *operands))
+    numbers = _differentiable(settings[0], len(operands))
+    return tuple(found.pop(0) if at in numbers else None for at in range(len(operands)))
+
+
+_derived.defvjp(_saved, _pulled)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _again(settings: _Settings, out: Any, lse: Any, grad: Any, *operands: Any) -> tuple[Any, ...]:
+    """The gradients, which may be derived once more."""
+    return tuple(_reverse.bind(*operands, out, lse, grad, settings=settings))
+
+
+@_again.defjvp
+def _second(settings: _Settings, primals: Sequence[Any], tangents: Sequence[Any]) -> tuple[Any, Any]:
+    # As functions of operands and cotangent alone: the output and its log-sum-exp follow from them.
+    _, _, grad, *operands = primals
+    numbers = _differentiable(settings[0], len(operands))
+
+    def gradients(grad: Any, *leaves: Any) -> tuple[Any, ...]:
+        def output(*leaves: Any) -> Any:
+            given = list(operands)
+            for at, leaf in zip(numbers, leaves):
+                given[at] = leaf
+            return _composed(settings, given)
+
+        _, pull = jax.vjp(output, *leaves)
+        return tuple(pull(grad))
+
+    leaves = [operands[at] for at in numbers]
+    moved = [tangents[3 + at] for at in numbers]
+    found = jax.jvp(gradients, (grad, *leaves), (tangents[2], *moved))
+    return found[0], found[1]
+
+
+def _differentiable(equation: str, count: int) -> list[int]:
+    tables = _attention_terms.lookups(equation)
+    return [at for at in range(count) if not 2 <= at < 2 + tables]
+
+
+def _composed(settings: _Settings, operands: Sequence[Any]) -> Any:
+    """Attention made of einsums, which may be derived and transformed in any way."""
+    equation, given, scale, bounds, causal = settings
+    sizes = dict(given)
+    dtype, tables = operands[0].dtype, _attention_terms.lookups(equation)
+    narrow = (jnp.float16, jnp.bfloat16)
+    wide = [one.astype(jnp.float32) if one.dtype in narrow else one for one in operands]
+    query, key, value, bias = wide[0], wide[1], wide[2 + tables], wide[3 + tables :]
+    found = wide[2 : 2 + tables]
+    terms = _attention_terms.terms_of(equation, operands)
+    known = _terms.lengths(terms, [one.shape for one in _attention_terms.twice(equation, operands)], sizes)
+    steps, rows = _attention_terms.steps(terms), len(_attention_terms.roles(terms).rows)
+    scores = einfall.einsum(steps.scores, query, key, *found, sizes=known, bounds=bounds)
+    scores = scores * (_attention_terms.default_scale(terms, known) if scale is None else scale)
+    if bias:
+        ordered = einfall.einsum(f"{_terms.term_text(terms.operands[3])}->{steps.bias}", *bias)
+        scores = scores + ordered.reshape(_attention_terms.spread(ordered.shape, steps.bias, steps.labels))
+    valid = jnp.ones([1] * len(steps.labels), bool)
+    for axis, text, at in steps.positions:
+        own = text.partition("->")[2]
+        table = [found[at]] if at >= 0 else []
+        lens = {label: known[label] for label in own}
+        inside = einfall.einsum(text, jnp.ones(key.shape[axis], jnp.int32), *table, sizes=lens, bounds=bounds) > 0
+        valid = valid & inside.reshape(_attention_terms.spread(inside.shape, own, steps.labels))
+    if causal:
+        place, axis, last = _attention_terms.causal(terms, known)
+        positions, own = jnp.arange(key.shape[axis]), terms.operands[1][axis][1]
+        for number, text, at in steps.positions:
+            if number == axis:
+                own = text.partition("->")[2]
+                table = [found[at]] if at >= 0 else []
+                lens = {label: known[label] for label in own}
+                positions = einfall.einsum(text, positions, *table, sizes=lens, bounds=bounds)
+        positions = positions.reshape(_attention_terms.spread(positions.shape, own, steps.labels))
+        queries = jnp.arange(known[place]) + last
+        valid = valid & (positions <= queries.reshape(_attention_terms.spread(queries.shape, place, steps.labels)))
+    shape = scores.shape
+    scores = scores.reshape(*shape[:rows], -1)
+    valid = jnp.broadcast_to(valid, shape).reshape(scores.shape)
+    some = valid.any(-1, keepdims=True)
+    scores = jnp.where(some, jnp.where(valid, scores, -jnp.inf), 0.0)
+    weights = jnp.where(some, jax.nn.softmax(scores, -1), 0.0).reshape(shape)
+    return einfall.einsum(steps.values, weights, value, *found, sizes=known, bounds=bounds).astype(dtype)
+
+
+# How the primitives run.
+
+
+def _options(settings: _Settings) -> tuple[dict[str, int], float | None, str, bool]:
+    _, sizes, scale, bounds, causal = settings
+    return dict(sizes), scale, bounds, causal
+
+
+def _results(operands: Sequence[Any], settings: _Settings) -> list[jax.ShapeDtypeStruct]:
+    out, lse = _attention_terms.shapes(settings[0], operands, dict(settings[1]))
+    wide = jnp.float64 if operands[0].dtype == jnp.float64 else jnp.float32
+    return [jax.ShapeDtypeStruct(out, operands[0].dtype), jax.ShapeDtypeStruct(lse, wide)]
+
+
+def _gradients(arguments: Sequence[Any], settings: _Settings) -> list[jax.ShapeDtypeStruct]:
+    operands = arguments[:-3]
+    numbers = _differentiable(settings[0], len(operands))
+    return [jax.ShapeDtypeStruct(operands[at].shape, operands[at].dtype) for at in numbers]
+
+
+def _forward_on_host(arguments: Sequence[Any], settings: _Settings) -> list[Any]:
+    arrays = [np.asarray(one) for one in arguments]
+    out = [_aligned(one.shape, np.dtype(one.dtype)) for one in _results(arrays, settings)]
+    _einfall._numpy_attend(settings[0], arrays, *_options(settings), *out)
+    return out
+
+
+def _reverse_on_host(arguments: Sequence[Any], settings: _Settings) -> list[Any]:
+    arrays = [np.asarray(one) for one in arguments]
+    operands, saved = arrays[:-3], arrays[-3:]
+    numbers = _differentiable(settings[0], len(operands))
+    needed = [at in numbers for at in range(len(operands))]
+    return list(_einfall._numpy_attend_backward(settings[0], operands, *saved, needed, *_options(settings)))
+
+
+def _check_host(operands: Sequence[Any]) -> None:
+    for number, operand in enumerate(operands):
+        # Constants of traced code may be arrays of NumPy.
+        platform = next(iter(operand.devices())).platform if isinstance(operand, jax.Array) else "cpu"
+        if platform != "cpu":
+            raise NotImplementedError(
+                f"operand {number} is on `{platform}`: attention takes arrays of JAX on the CPU only yet\n"
+                "hint: move it with `jax.device_put(x, jax.devices('cpu')[0])`"
+            )
+
+
+def _shared(array: np.ndarray[Any, Any]) -> Any:
+    """An array of JAX with the memory of one of NumPy, where both can."""
+    if array.size == 0 or array.dtype == bool or array.dtype.isbuiltin != 1:
+        return jnp.asarray(array)
+    return from_dlpack(array)
+
+
+def _register(primitive: Primitive, results: Any, on_host: Any) -> None:
+    def run(*arguments: Any, settings: _Settings) -> list[Any]:
+        _check_host(arguments)
+        return [_shared(one) for one in on_host(arguments, settings)]
+
+    def abstract(*arguments: Any, settings: _Settings) -> list[ShapedArray]:
+        return [ShapedArray(one.shape, one.dtype) for one in results(arguments, settings)]
+
+    def compiled(*arguments: Any, settings: _Settings) -> Any:
+        return jax.pure_callback(lambda *given: on_host(given, settings), results(arguments, settings), *arguments)
+
+    def batched(arguments: Sequence[Any], dims: Sequence[Any], *, settings: _Settings) -> tuple[Any, Any]:
+        # One after the other: a batch of attentions is seldom worth another plan.
+        moved = [one if dim is None else jnp.moveaxis(one, dim, 0) for one, dim in zip(arguments, dims)]
+
+        def one(given: Sequence[Any]) -> Any:
+            rest = iter(given)
+            full = [kept if dim is None else next(rest) for kept, dim in zip(moved, dims)]
+            return primitive.bind(*full, settings=settings)
+
+        found = jax.lax.map(one, [array for array, dim in zip(moved, dims) if dim is not None])
+        return found, [0] * len(found)
+
+    primitive.def_impl(run)
+    primitive.def_abstract_eval(abstract)
+    batching.primitive_batchers[primitive] = batched
+    mlir.register_lowering(primitive, mlir.lower_fun(compiled, multiple_results=True))
+
+
+_register(_forward, _results, _forward_on_host)
+_register(_reverse, _gradients, _reverse_on_host)
