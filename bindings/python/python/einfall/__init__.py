@@ -24,6 +24,7 @@ from einfall import _einfall, _hooks
 from einfall._attention import attend, attention, explain_attention
 from einfall._einfall import Plan, TableError, cache_clear, einsum, gradient, machine, plan
 from einfall._report import BenchReport, Report
+from einfall._table import Table
 from einfall._topk import topk_keys
 
 __version__ = _einfall.__version__
@@ -33,6 +34,7 @@ __all__ = [
     "CacheInfo",
     "Plan",
     "Report",
+    "Table",
     "TableError",
     "attend",
     "attention",
