@@ -11,6 +11,7 @@ from typing import Any, Literal, Mapping, NamedTuple, Sequence
 
 from einfall import _einfall
 from einfall._report import Report
+from einfall._table import Table
 
 _Window = int | Sequence[int]
 
@@ -76,13 +77,12 @@ def attention(
     (1, 2, 6, 7, 4)
     """
     query, key, value, bias = _array(query), _array(key), _array(value), None if bias is None else _array(bias)
-    table, offsets = _indices(table)
+    table = _indices(table)
     call = _write(
         _shape(query, "query"),
         _shape(key, "key"),
         _shape(value, "value"),
         None if table is None else _shape(table, "table"),
-        None if offsets is None else _shape(offsets, "offsets"),
         None if bias is None else _shape(bias, "bias"),
         window,
         dilation,
@@ -95,7 +95,7 @@ def attention(
     if bias is not None:
         operands.append(_reshaped(bias, call.bias))
     out, lse = _einfall._attend(
-        call.equation, operands, offsets, dict(call.sizes), scale, bounds, causal and not call.windowed, return_lse
+        call.equation, operands, dict(call.sizes), scale, bounds, causal and not call.windowed, return_lse
     )
     out = _reshaped(out, call.out)
     return (out, _reshaped(lse, call.out and call.out[:-1])) if return_lse else out
@@ -126,12 +126,8 @@ def attend(
     >>> bool(np.allclose(out[1], v[2]))
     True
     """
-    arrays, offsets = [], None
-    for operand in operands:
-        array, found = _indices(operand)
-        offsets = offsets if found is None else found
-        arrays.append(_array(array))
-    out, lse = _einfall._attend(equation, arrays, offsets, dict(sizes or {}), scale, bounds, causal, return_lse)
+    arrays = [_indices(operand) for operand in operands]
+    out, lse = _einfall._attend(equation, arrays, dict(sizes or {}), scale, bounds, causal, return_lse)
     return (out, lse) if return_lse else out
 
 
@@ -166,7 +162,6 @@ def _write(
     key: tuple[Any, ...],
     value: tuple[Any, ...],
     table: tuple[Any, ...] | None,
-    offsets: tuple[Any, ...] | None,
     bias: tuple[Any, ...] | None,
     window: _Window | None,
     dilation: _Window,
@@ -201,7 +196,7 @@ def _write(
 
     places = "xyz"[:axes] if window is not None else "q"
     if table is not None:
-        table_labels, table_shape = _table(table, offsets, batch, heads, groups, repeat, query[2])
+        table_labels, table_shape = _table(table, batch, heads, groups, repeat, query[2])
         positions, keys, sizes = f"[{table_labels}]", "k", ()
     elif window is not None:
         lens, steps = _each("window", window, axes), _each("dilation", dilation, axes)
@@ -237,15 +232,12 @@ def _repeat(heads: Any, groups: Any) -> Any:
 
 
 def _table(
-    shape: tuple[Any, ...], offsets: tuple[Any, ...] | None, batch: Any, heads: Any, groups: Any, repeat: Any, queries: Any
+    shape: tuple[Any, ...], batch: Any, heads: Any, groups: Any, repeat: Any, queries: Any
 ) -> tuple[str, tuple[Any, ...]]:
     """The labels of a table, and its shape for them."""
     wanted = f"(b|1, h|g|1, q, k) with b={batch}, h={heads}, g={groups}, q={queries}, also without the first or first two"
-    given = shape
-    if offsets is not None:
-        raise ValueError("offsets")
     if not 2 <= len(shape) <= 4 or shape[-2] != queries:
-        raise ValueError(f"table has the shape {_text(given)}, but {wanted} is wanted")
+        raise ValueError(f"table has the shape {_text(shape)}, but {wanted} is wanted")
     labels, lens = _leading("table", shape[:-2], batch, heads, groups, repeat, wanted, True)
     return labels + "qk", (*lens, *shape[-2:])
 
@@ -301,11 +293,11 @@ def _each(name: str, given: _Window, axes: int) -> tuple[int, ...]:
     if len(found) != axes:
         raise ValueError(f"`{name}` has {len(found)} entries for {axes} axes")
     for one in found:
-        if isinstance(one, bool) or not hasattr(one, "__index__"):
+        if isinstance(one, (bool, float, str)):
             raise TypeError(f"`{name}` is {one!r}, not an integer or a tuple of integers")
         if one < 1:
             raise ValueError(f"`{name}` is {one}, but it must be at least 1")
-    return tuple(one.__index__() for one in found)
+    return tuple(int(one) for one in found)
 
 
 def _shape(array: Any, name: str) -> tuple[Any, ...]:
@@ -323,9 +315,11 @@ def _reshaped(array: Any, shape: tuple[Any, ...] | None) -> Any:
     return array if shape is None or tuple(array.shape) == shape else array.reshape(shape)
 
 
-def _indices(table: Any) -> tuple[Any, Any]:
-    """The array of a table, and the offsets of its lists where they have different lengths."""
-    return (None if table is None else _array(table)), None
+def _indices(table: Any) -> Any:
+    """The array of a table; lists of different lengths are filled up with -1."""
+    if isinstance(table, Table):
+        return table.array if table.offsets is None else table._padded()
+    return None if table is None else _array(table)
 
 
 def _array(a: Any) -> Any:

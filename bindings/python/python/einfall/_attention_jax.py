@@ -14,7 +14,7 @@ import numpy as np
 from jax.core import ShapedArray
 from jax.dlpack import from_dlpack
 from jax.extend.core import Primitive
-from jax.interpreters import batching, mlir
+from jax.interpreters import ad, batching, mlir
 
 import einfall
 from einfall import _attention_terms, _einfall, _terms
@@ -94,6 +94,21 @@ def _second(settings: _Settings, primals: Sequence[Any], tangents: Sequence[Any]
     return found[0], found[1]
 
 
+def _moved(primals: Sequence[Any], tangents: Sequence[Any], *, settings: _Settings) -> tuple[Any, Any]:
+    """The forward call's derivative, where that of its gradients is asked for."""
+    numbers = [at for at in _differentiable(settings[0], len(primals)) if type(tangents[at]) is not ad.Zero]
+
+    def output(*leaves: Any) -> Any:
+        given = list(primals)
+        for at, leaf in zip(numbers, leaves):
+            given[at] = leaf
+        return _composed(settings, given)
+
+    out, lse = _forward.bind(*primals, settings=settings)
+    _, tangent = jax.jvp(output, [primals[at] for at in numbers], [tangents[at] for at in numbers])
+    return [out, lse], [tangent, jnp.zeros_like(lse)]
+
+
 def _differentiable(equation: str, count: int) -> list[int]:
     tables = _attention_terms.lookups(equation)
     return [at for at in range(count) if not 2 <= at < 2 + tables]
@@ -111,27 +126,26 @@ def _composed(settings: _Settings, operands: Sequence[Any]) -> Any:
     terms = _attention_terms.terms_of(equation, operands)
     known = _terms.lengths(terms, [one.shape for one in _attention_terms.twice(equation, operands)], sizes)
     steps, rows = _attention_terms.steps(terms), len(_attention_terms.roles(terms).rows)
-    scores = einfall.einsum(steps.scores, query, key, *found, sizes=known, bounds=bounds)
+
+    def einsum(text: str, *arguments: Any) -> Any:
+        return einfall.einsum(text, *arguments, sizes=_attention_terms.lens_in(text, known), bounds=bounds)
+
+    scores = einsum(steps.scores, query, key, *found)
     scores = scores * (_attention_terms.default_scale(terms, known) if scale is None else scale)
     if bias:
-        ordered = einfall.einsum(f"{_terms.term_text(terms.operands[3])}->{steps.bias}", *bias)
+        ordered = einsum(f"{_terms.term_text(terms.operands[3])}->{steps.bias}", *bias)
         scores = scores + ordered.reshape(_attention_terms.spread(ordered.shape, steps.bias, steps.labels))
     valid = jnp.ones([1] * len(steps.labels), bool)
     for axis, text, at in steps.positions:
-        own = text.partition("->")[2]
-        table = [found[at]] if at >= 0 else []
-        lens = {label: known[label] for label in own}
-        inside = einfall.einsum(text, jnp.ones(key.shape[axis], jnp.int32), *table, sizes=lens, bounds=bounds) > 0
+        table, own = found[at : at + 1] if at >= 0 else [], text.partition("->")[2]
+        inside = einsum(text, jnp.ones(key.shape[axis], jnp.int32), *table) > 0
         valid = valid & inside.reshape(_attention_terms.spread(inside.shape, own, steps.labels))
     if causal:
-        place, axis, last = _attention_terms.causal(terms, known)
+        place, axis, last = _attention_terms.causal(terms, known, key.shape)
         positions, own = jnp.arange(key.shape[axis]), terms.operands[1][axis][1]
         for number, text, at in steps.positions:
             if number == axis:
-                own = text.partition("->")[2]
-                table = [found[at]] if at >= 0 else []
-                lens = {label: known[label] for label in own}
-                positions = einfall.einsum(text, positions, *table, sizes=lens, bounds=bounds)
+                positions, own = einsum(text, positions, *found[at : at + 1] if at >= 0 else []), text.partition("->")[2]
         positions = positions.reshape(_attention_terms.spread(positions.shape, own, steps.labels))
         queries = jnp.arange(known[place]) + last
         valid = valid & (positions <= queries.reshape(_attention_terms.spread(queries.shape, place, steps.labels)))
@@ -141,7 +155,7 @@ def _composed(settings: _Settings, operands: Sequence[Any]) -> Any:
     some = valid.any(-1, keepdims=True)
     scores = jnp.where(some, jnp.where(valid, scores, -jnp.inf), 0.0)
     weights = jnp.where(some, jax.nn.softmax(scores, -1), 0.0).reshape(shape)
-    return einfall.einsum(steps.values, weights, value, *found, sizes=known, bounds=bounds).astype(dtype)
+    return einsum(steps.values, weights, value, *found).astype(dtype)
 
 
 # How the primitives run.
@@ -226,5 +240,6 @@ def _register(primitive: Primitive, results: Any, on_host: Any) -> None:
     mlir.register_lowering(primitive, mlir.lower_fun(compiled, multiple_results=True))
 
 
+ad.primitive_jvps[_forward] = _moved
 _register(_forward, _results, _forward_on_host)
 _register(_reverse, _gradients, _reverse_on_host)

@@ -121,6 +121,11 @@ def steps(terms: Terms) -> Steps:
     )
 
 
+def lens_in(text: str, lens: Mapping[str, Any]) -> dict[str, Any]:
+    """The lengths of the labels of an equation."""
+    return {label: length for label, length in lens.items() if label in text}
+
+
 def spread(shape: Sequence[Any], labels: str, among: str) -> list[Any]:
     """A shape with an axis of length 1 for every label that is not there."""
     lens = dict(zip(labels, shape))
@@ -138,7 +143,12 @@ def default_scale(terms: Terms, lens: Mapping[str, Any]) -> float:
     return float(max(depth, 1)) ** -0.5
 
 
-def causal(terms: Terms, lens: Mapping[str, Any]) -> tuple[str, int, Any]:
+def causal(
+    terms: Terms, lens: Mapping[str, Any], shape: Sequence[Any]
+) -> tuple[str, int, Any]:
     """The label that places queries, the axis of the key that places keys, and the last key of the first query."""
-    query, key, value = terms.operands[:3]
-    raise NotImplementedError
+    rows, keys = roles(terms)
+    axes = [number for number, axis in enumerate(terms.operands[1]) if set(axis_labels(axis)) & set(keys)]
+    if len(axes) != 1 or not rows:
+        raise ValueError("`causal` needs one axis of keys\nhint: a window that ends at the query is causal by itself")
+    return rows[-1], axes[0], shape[axes[0]] - lens[rows[-1]]

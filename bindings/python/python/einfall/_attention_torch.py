@@ -195,52 +195,38 @@ def _composed(
     terms = _attention_terms.terms_of(equation, operands)
     known = _terms.lengths(terms, [one.shape for one in _attention_terms.twice(equation, operands)], sizes)
     steps, rows = _attention_terms.steps(terms), len(_attention_terms.roles(terms).rows)
-    options: dict[str, Any] = {"sizes": known, "bounds": bounds}
-    scores = einfall.einsum(steps.scores, query, key, *found, **options)
+
+    def einsum(text: str, *arguments: Any) -> torch.Tensor:
+        sizes = _attention_terms.lens_in(text, known)
+        result: torch.Tensor = einfall.einsum(text, *arguments, sizes=sizes, bounds=bounds)
+        return result
+
+    scores = einsum(steps.scores, query, key, *found)
     scores = scores * (_attention_terms.default_scale(terms, known) if scale is None else scale)
     if bias:
-        ordered = einfall.einsum(f"{_terms.term_text(terms.operands[3])}->{steps.bias}", *bias)
+        ordered = einsum(f"{_terms.term_text(terms.operands[3])}->{steps.bias}", *bias)
         scores = scores + ordered.reshape(_attention_terms.spread(ordered.shape, steps.bias, steps.labels))
     valid = torch.ones([1] * len(steps.labels), dtype=torch.bool, device=query.device)
     for axis, text, at in steps.positions:
-        table = [found[at]] if at >= 0 else []
-        places = torch.ones(key.shape[axis], dtype=torch.int32, device=query.device)
-        own = text.partition("->")[2]
-        lens = {label: known[label] for label in own}
-        inside = einfall.einsum(text, places, *table, sizes=lens, bounds=bounds) > 0
+        table, own = found[at : at + 1] if at >= 0 else [], text.partition("->")[2]
+        inside = einsum(text, torch.ones(key.shape[axis], dtype=torch.int32, device=query.device), *table) > 0
         valid = valid & inside.reshape(_attention_terms.spread(inside.shape, own, steps.labels))
     if causal:
-        valid = valid & _before(terms, steps, known, key.shape, found, bounds, query.device)
+        place, axis, last = _attention_terms.causal(terms, known, key.shape)
+        positions, own = torch.arange(key.shape[axis], device=query.device), terms.operands[1][axis][1]
+        for number, text, at in steps.positions:
+            if number == axis:
+                positions, own = einsum(text, positions, *found[at : at + 1] if at >= 0 else []), text.partition("->")[2]
+        positions = positions.reshape(_attention_terms.spread(positions.shape, own, steps.labels))
+        queries = torch.arange(known[place], device=query.device) + last
+        valid = valid & (positions <= queries.reshape(_attention_terms.spread(queries.shape, place, steps.labels)))
     scores = scores.masked_fill(~valid, float("-inf")).flatten(rows)
     lse = scores.logsumexp(-1)
     some = lse != float("-inf")
     weights = scores.masked_fill(~some[..., None], 0.0).softmax(-1) * some[..., None]
     weights = weights.unflatten(-1, [known[label] for label in steps.labels[rows:]])
-    out = einfall.einsum(steps.values, weights, value, *found, **options)
+    out = einsum(steps.values, weights, value, *found)
     return out.to(dtype), lse.detach()
-
-
-def _before(
-    terms: _terms.Terms,
-    steps: _attention_terms.Steps,
-    known: Mapping[str, int],
-    lengths: Sequence[int],
-    tables: Sequence[torch.Tensor],
-    bounds: str,
-    device: torch.device,
-) -> torch.Tensor:
-    """Which keys are not behind their query."""
-    place, axis, last = _attention_terms.causal(terms, known)
-    positions, own = torch.arange(lengths[axis], device=device), terms.operands[1][axis][1]
-    for number, text, at in steps.positions:
-        if number == axis:
-            own = text.partition("->")[2]
-            table = [tables[at]] if at >= 0 else []
-            lens = {label: known[label] for label in own}
-            positions = einfall.einsum(text, positions, *table, sizes=lens, bounds=bounds)
-    positions = positions.reshape(_attention_terms.spread(positions.shape, own, steps.labels))
-    queries = torch.arange(known[place], device=device) + last
-    return positions <= queries.reshape(_attention_terms.spread(queries.shape, place, steps.labels))
 
 
 for _key in ("CPU", "CUDA"):
