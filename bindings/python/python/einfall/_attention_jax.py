@@ -16,17 +16,14 @@ from jax.dlpack import from_dlpack
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-import einfall
-from einfall import _attention_terms, _einfall, _terms
+from einfall import _attention_steps, _attention_terms
+from einfall._attention_steps import Settings
 from einfall.jax import _aligned
 
 _forward = Primitive("einfall_attend")
 _forward.multiple_results = True
 _reverse = Primitive("einfall_attend_backward")
 _reverse.multiple_results = True
-
-#: Equation, sizes, scale, bounds, causal: what both primitives are made for.
-_Settings = tuple[str, tuple[tuple[str, int], ...], float | None, str, bool]
 
 
 def _attend(
@@ -40,26 +37,28 @@ def _attend(
 ) -> tuple[Any, Any]:
     """``einfall.attend`` on arrays of JAX, some of which may be traced."""
     arguments = [jnp.asarray(one) for one in _attention_terms.once(equation, operands)]
-    settings = equation, tuple(sorted(sizes.items())), None if scale is None else float(scale), bounds, causal
+    _attention_steps.check(equation, arguments)
+    scale = None if scale is None else float(scale)
+    settings = Settings(equation, tuple(sorted(sizes.items())), scale, bounds, causal)
     out, lse = _derived(settings, *arguments)
     return out, jax.lax.stop_gradient(lse) if return_lse else None
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _derived(settings: _Settings, *operands: Any) -> tuple[Any, Any]:
+def _derived(settings: Settings, *operands: Any) -> tuple[Any, Any]:
     out, lse = _forward.bind(*operands, settings=settings)
     return out, lse
 
 
-def _saved(settings: _Settings, *operands: Any) -> tuple[Any, Any]:
+def _saved(settings: Settings, *operands: Any) -> tuple[Any, Any]:
     out, lse = _forward.bind(*operands, settings=settings)
     return (out, lse), (operands, out, lse)
 
 
-def _pulled(settings: _Settings, saved: Any, cotangents: Any) -> tuple[Any, ...]:
+def _pulled(settings: Settings, saved: Any, cotangents: Any) -> tuple[Any, ...]:
     operands, out, lse = saved
     found = list(_again(settings, out, lse, cotangents[0], *operands))
-    numbers = _differentiable(settings[0], len(operands))
+    numbers = _differentiable(settings.equation, len(operands))
     return tuple(found.pop(0) if at in numbers else None for at in range(len(operands)))
 
 
@@ -67,16 +66,16 @@ _derived.defvjp(_saved, _pulled)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _again(settings: _Settings, out: Any, lse: Any, grad: Any, *operands: Any) -> tuple[Any, ...]:
+def _again(settings: Settings, out: Any, lse: Any, grad: Any, *operands: Any) -> tuple[Any, ...]:
     """The gradients, which may be derived once more."""
     return tuple(_reverse.bind(*operands, out, lse, grad, settings=settings))
 
 
 @_again.defjvp
-def _second(settings: _Settings, primals: Sequence[Any], tangents: Sequence[Any]) -> tuple[Any, Any]:
+def _second(settings: Settings, primals: Sequence[Any], tangents: Sequence[Any]) -> tuple[Any, Any]:
     # As functions of operands and cotangent alone: the output and its log-sum-exp follow from them.
     _, _, grad, *operands = primals
-    numbers = _differentiable(settings[0], len(operands))
+    numbers = _differentiable(settings.equation, len(operands))
 
     def gradients(grad: Any, *leaves: Any) -> tuple[Any, ...]:
         def output(*leaves: Any) -> Any:
@@ -94,9 +93,9 @@ def _second(settings: _Settings, primals: Sequence[Any], tangents: Sequence[Any]
     return found[0], found[1]
 
 
-def _moved(primals: Sequence[Any], tangents: Sequence[Any], *, settings: _Settings) -> tuple[Any, Any]:
+def _moved(primals: Sequence[Any], tangents: Sequence[Any], *, settings: Settings) -> tuple[Any, Any]:
     """The forward call's derivative, where that of its gradients is asked for."""
-    numbers = [at for at in _differentiable(settings[0], len(primals)) if type(tangents[at]) is not ad.Zero]
+    numbers = [at for at in _differentiable(settings.equation, len(primals)) if type(tangents[at]) is not ad.Zero]
 
     def output(*leaves: Any) -> Any:
         given = list(primals)
@@ -114,83 +113,43 @@ def _differentiable(equation: str, count: int) -> list[int]:
     return [at for at in range(count) if not 2 <= at < 2 + tables]
 
 
-def _composed(settings: _Settings, operands: Sequence[Any]) -> Any:
+def _composed(settings: Settings, operands: Sequence[Any]) -> Any:
     """Attention made of einsums, which may be derived and transformed in any way."""
-    equation, given, scale, bounds, causal = settings
-    sizes = dict(given)
-    dtype, tables = operands[0].dtype, _attention_terms.lookups(equation)
-    narrow = (jnp.float16, jnp.bfloat16)
-    wide = [one.astype(jnp.float32) if one.dtype in narrow else one for one in operands]
-    query, key, value, bias = wide[0], wide[1], wide[2 + tables], wide[3 + tables :]
-    found = wide[2 : 2 + tables]
-    terms = _attention_terms.terms_of(equation, operands)
-    known = _terms.lengths(terms, [one.shape for one in _attention_terms.twice(equation, operands)], sizes)
-    steps, rows = _attention_terms.steps(terms), len(_attention_terms.roles(terms).rows)
+    return _attention_steps.forward(_LIBRARY, settings, operands)[0]
 
-    def einsum(text: str, *arguments: Any) -> Any:
-        return einfall.einsum(text, *arguments, sizes=_attention_terms.lens_in(text, known), bounds=bounds)
 
-    scores = einsum(steps.scores, query, key, *found)
-    scores = scores * (_attention_terms.default_scale(terms, known) if scale is None else scale)
-    if bias:
-        ordered = einsum(f"{_terms.term_text(terms.operands[3])}->{steps.bias}", *bias)
-        scores = scores + ordered.reshape(_attention_terms.spread(ordered.shape, steps.bias, steps.labels))
-    valid = jnp.ones([1] * len(steps.labels), bool)
-    for axis, text, at in steps.positions:
-        table, own = found[at : at + 1] if at >= 0 else [], text.partition("->")[2]
-        inside = einsum(text, jnp.ones(key.shape[axis], jnp.int32), *table) > 0
-        valid = valid & inside.reshape(_attention_terms.spread(inside.shape, own, steps.labels))
-    if causal:
-        place, axis, last = _attention_terms.causal(terms, known, key.shape)
-        positions, own = jnp.arange(key.shape[axis]), terms.operands[1][axis][1]
-        for number, text, at in steps.positions:
-            if number == axis:
-                positions, own = einsum(text, positions, *found[at : at + 1] if at >= 0 else []), text.partition("->")[2]
-        positions = positions.reshape(_attention_terms.spread(positions.shape, own, steps.labels))
-        queries = jnp.arange(known[place]) + last
-        valid = valid & (positions <= queries.reshape(_attention_terms.spread(queries.shape, place, steps.labels)))
-    shape = scores.shape
-    scores = scores.reshape(*shape[:rows], -1)
-    valid = jnp.broadcast_to(valid, shape).reshape(scores.shape)
-    some = valid.any(-1, keepdims=True)
-    scores = jnp.where(some, jnp.where(valid, scores, -jnp.inf), 0.0)
-    weights = jnp.where(some, jax.nn.softmax(scores, -1), 0.0).reshape(shape)
-    return einsum(steps.values, weights, value, *found).astype(dtype)
+_LIBRARY = _attention_steps.Library(jnp, jax.lax.stop_gradient, lambda array, dtype: array.astype(dtype), {})
 
 
 # How the primitives run.
 
 
-def _options(settings: _Settings) -> tuple[dict[str, int], float | None, str, bool]:
-    _, sizes, scale, bounds, causal = settings
-    return dict(sizes), scale, bounds, causal
-
-
-def _results(operands: Sequence[Any], settings: _Settings) -> list[jax.ShapeDtypeStruct]:
-    out, lse = _attention_terms.shapes(settings[0], operands, dict(settings[1]))
+def _results(operands: Sequence[Any], settings: Settings) -> list[jax.ShapeDtypeStruct]:
+    out, lse = _attention_terms.shapes(settings.equation, operands, dict(settings.sizes))
     wide = jnp.float64 if operands[0].dtype == jnp.float64 else jnp.float32
     return [jax.ShapeDtypeStruct(out, operands[0].dtype), jax.ShapeDtypeStruct(lse, wide)]
 
 
-def _gradients(arguments: Sequence[Any], settings: _Settings) -> list[jax.ShapeDtypeStruct]:
+def _gradients(arguments: Sequence[Any], settings: Settings) -> list[jax.ShapeDtypeStruct]:
     operands = arguments[:-3]
-    numbers = _differentiable(settings[0], len(operands))
+    numbers = _differentiable(settings.equation, len(operands))
     return [jax.ShapeDtypeStruct(operands[at].shape, operands[at].dtype) for at in numbers]
 
 
-def _forward_on_host(arguments: Sequence[Any], settings: _Settings) -> list[Any]:
+def _forward_on_host(arguments: Sequence[Any], settings: Settings) -> list[Any]:
     arrays = [np.asarray(one) for one in arguments]
     out = [_aligned(one.shape, np.dtype(one.dtype)) for one in _results(arrays, settings)]
-    _einfall._numpy_attend(settings[0], arrays, *_options(settings), *out)
+    found = _attention_steps.forward(_attention_steps.of_arrays(arrays), settings, arrays)
+    for one, other in zip(out, found):
+        one[...] = other
     return out
 
 
-def _reverse_on_host(arguments: Sequence[Any], settings: _Settings) -> list[Any]:
+def _reverse_on_host(arguments: Sequence[Any], settings: Settings) -> list[Any]:
     arrays = [np.asarray(one) for one in arguments]
-    operands, saved = arrays[:-3], arrays[-3:]
-    numbers = _differentiable(settings[0], len(operands))
-    needed = [at in numbers for at in range(len(operands))]
-    return list(_einfall._numpy_attend_backward(settings[0], operands, *saved, needed, *_options(settings)))
+    operands, (out, _, grad) = arrays[:-3], arrays[-3:]
+    numbers = _differentiable(settings.equation, len(operands))
+    return _attention_steps.backward(_attention_steps.of_arrays(arrays), settings, operands, out, grad, numbers)
 
 
 def _check_host(operands: Sequence[Any]) -> None:
@@ -212,17 +171,17 @@ def _shared(array: np.ndarray[Any, Any]) -> Any:
 
 
 def _register(primitive: Primitive, results: Any, on_host: Any) -> None:
-    def run(*arguments: Any, settings: _Settings) -> list[Any]:
+    def run(*arguments: Any, settings: Settings) -> list[Any]:
         _check_host(arguments)
         return [_shared(one) for one in on_host(arguments, settings)]
 
-    def abstract(*arguments: Any, settings: _Settings) -> list[ShapedArray]:
+    def abstract(*arguments: Any, settings: Settings) -> list[ShapedArray]:
         return [ShapedArray(one.shape, one.dtype) for one in results(arguments, settings)]
 
-    def compiled(*arguments: Any, settings: _Settings) -> Any:
+    def compiled(*arguments: Any, settings: Settings) -> Any:
         return jax.pure_callback(lambda *given: on_host(given, settings), results(arguments, settings), *arguments)
 
-    def batched(arguments: Sequence[Any], dims: Sequence[Any], *, settings: _Settings) -> tuple[Any, Any]:
+    def batched(arguments: Sequence[Any], dims: Sequence[Any], *, settings: Settings) -> tuple[Any, Any]:
         # One after the other: a batch of attentions is seldom worth another plan.
         moved = [one if dim is None else jnp.moveaxis(one, dim, 0) for one, dim in zip(arguments, dims)]
 

@@ -1,4 +1,4 @@
-"""What an attend-equation says of shapes, and attention made of einsums: for libraries that trace and transform calls.
+"""What an attend-equation says of shapes and labels, for libraries that trace and transform calls.
 
 Arguments are query, key, tables of the key, value, and a bias where there is one; the value reads the key's tables again.
 Lengths may be symbols.
@@ -33,17 +33,32 @@ def lookups(equation: str) -> int:
 
 def once(equation: str, operands: Sequence[Any]) -> list[Any]:
     """The arguments with each table given once."""
+    count = len(equation.partition("->")[0].split(","))
+    if count not in (3, 4):
+        raise ValueError(f"attention takes query, key, value and a bias, but `{equation}` has {count} operands")
+    if "->" not in equation:
+        raise ValueError(f"`{equation}` names no output\nhint: the softmax runs over labels that the output lacks")
     tables = lookups(equation)
-    wanted = len(equation.partition("->")[0].split(",")) + tables
+    wanted = count + tables
     operands = list(operands)
     if tables > 0 and len(operands) == wanted + tables:
         for one, other in zip(operands[2 : 2 + tables], operands[3 + tables : 3 + 2 * tables]):
-            if one is not other:
+            if not _is_same(one, other):
                 raise ValueError("the tables of key and value are not the same array\nhint: give the table once")
         operands = operands[: 3 + tables] + operands[3 + 2 * tables :]
     if len(operands) != wanted:
         raise ValueError(f"the equation takes {wanted} operands and tables but {len(operands)} were given")
     return operands
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    """Whether two arrays are the same memory, as far as can be told."""
+    if one is other:
+        return True
+    if tuple(one.shape) != tuple(other.shape) or one.dtype != other.dtype:
+        return False
+    where = getattr(one, "__array_interface__", None), getattr(other, "__array_interface__", None)
+    return where[0] is not None and where[1] is not None and where[0]["data"] == where[1]["data"]
 
 
 def twice(equation: str, arguments: Sequence[Any]) -> list[Any]:
@@ -69,6 +84,17 @@ def roles(terms: Terms) -> Roles:
     output = _labels(terms.output)
     scores = {**query, **key, **(_labels(terms.operands[3]) if len(terms.operands) > 3 else {})}
     keys = [label for label in {**key, **value} if label not in query and label not in output and label in value]
+    brackets = [[axis for axis in term if axis[0] in ("lookup", "window")] for term in terms.operands[1:3]]
+    if brackets[0] != brackets[1]:
+        raise ValueError(f"key and value stand at different positions in `{terms}`\nhint: their brackets must be the same")
+    if not keys:
+        raise ValueError(f"no label of `{terms}` is in key and value, and neither in query nor output")
+    if any(axis[0] != "label" for term in (terms.operands[0], *terms.operands[3:], terms.output) for axis in term):
+        raise ValueError(f"in `{terms}` a bracket stands elsewhere than in key and value")
+    stray = [label for label in output if label not in query and label not in key and label not in value]
+    stray += [label for label in value if label not in output and label not in keys and label not in query]
+    if stray:
+        raise ValueError(f"label `{stray[0]}` has no role in the attention `{terms}`")
     return Roles(tuple(label for label in output if label in scores), tuple(keys))
 
 
@@ -119,17 +145,6 @@ def steps(terms: Terms) -> Steps:
         "".join(label for label in labels if len(terms.operands) > 3 and label in _labels(terms.operands[3])),
         labels,
     )
-
-
-def lens_in(text: str, lens: Mapping[str, Any]) -> dict[str, Any]:
-    """The lengths of the labels of an equation."""
-    return {label: length for label, length in lens.items() if label in text}
-
-
-def spread(shape: Sequence[Any], labels: str, among: str) -> list[Any]:
-    """A shape with an axis of length 1 for every label that is not there."""
-    lens = dict(zip(labels, shape))
-    return [lens.get(label, 1) for label in among]
 
 
 def default_scale(terms: Terms, lens: Mapping[str, Any]) -> float:

@@ -13,7 +13,7 @@ import torch
 
 import einfall
 import einfall.torch
-from einfall import _attention_terms, _einfall, _terms
+from einfall import _attention_steps, _attention_terms, _einfall
 
 _library = einfall.torch._library
 _OPTIONS = "str[] names, SymInt[] lengths, float? scale, str bounds, bool causal"
@@ -38,6 +38,7 @@ def _attend(
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """``einfall.attend`` through the dispatcher."""
     arguments = _attention_terms.once(equation, operands)
+    _attention_steps.check(equation, arguments)
     rest = scale if scale is None else float(scale), bounds, causal
     if not torch.compiler.is_compiling() and _transformed():
         out, lse = _composed(equation, arguments, sizes, *rest)
@@ -60,8 +61,7 @@ def _kernel(
     bounds: str,
     causal: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    out, lse = _einfall._torch_attend(equation, list(operands), dict(zip(names, lengths)), scale, bounds, causal, True)
-    return out, lse
+    return _composed(equation, operands, dict(zip(names, lengths)), scale, bounds, causal)
 
 
 def _fake(
@@ -85,11 +85,8 @@ def _backward_kernel(
     bounds: str,
     causal: bool,
 ) -> list[torch.Tensor]:
-    sizes = dict(zip(names, lengths))
-    found: list[torch.Tensor] = _einfall._torch_attend_backward(
-        equation, list(operands), out, lse, grad, list(needed), sizes, scale, bounds, causal
-    )
-    return found
+    call = _settings(equation, operands, dict(zip(names, lengths)), scale, bounds, causal)
+    return _attention_steps.backward(*call, operands, out, grad, _differentiable(equation, operands, needed))
 
 
 def _backward_fake(
@@ -178,55 +175,19 @@ def _autocast(equation: str, operands: Sequence[torch.Tensor], *rest: Any) -> tu
     return out, lse
 
 
+def _settings(
+    equation: str, operands: Sequence[torch.Tensor], sizes: Mapping[str, int], *rest: Any
+) -> tuple[_attention_steps.Library, _attention_steps.Settings]:
+    place = {"device": operands[0].device}
+    library = _attention_steps.Library(torch, torch.Tensor.detach, torch.Tensor.to, place)
+    return library, _attention_steps.Settings(equation, tuple(sizes.items()), *rest)
+
+
 def _composed(
-    equation: str,
-    operands: Sequence[torch.Tensor],
-    sizes: Mapping[str, int],
-    scale: float | None,
-    bounds: str,
-    causal: bool,
+    equation: str, operands: Sequence[torch.Tensor], sizes: Mapping[str, int], *rest: Any
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Attention made of einsums, which may be derived and transformed in any way."""
-    dtype, tables = operands[0].dtype, _attention_terms.lookups(equation)
-    # Scores are not rounded to half types.
-    wide = [one.float() if one.dtype in (torch.float16, torch.bfloat16) else one for one in operands]
-    query, key, value, bias = wide[0], wide[1], wide[2 + tables], wide[3 + tables :]
-    found = wide[2 : 2 + tables]
-    terms = _attention_terms.terms_of(equation, operands)
-    known = _terms.lengths(terms, [one.shape for one in _attention_terms.twice(equation, operands)], sizes)
-    steps, rows = _attention_terms.steps(terms), len(_attention_terms.roles(terms).rows)
-
-    def einsum(text: str, *arguments: Any) -> torch.Tensor:
-        sizes = _attention_terms.lens_in(text, known)
-        result: torch.Tensor = einfall.einsum(text, *arguments, sizes=sizes, bounds=bounds)
-        return result
-
-    scores = einsum(steps.scores, query, key, *found)
-    scores = scores * (_attention_terms.default_scale(terms, known) if scale is None else scale)
-    if bias:
-        ordered = einsum(f"{_terms.term_text(terms.operands[3])}->{steps.bias}", *bias)
-        scores = scores + ordered.reshape(_attention_terms.spread(ordered.shape, steps.bias, steps.labels))
-    valid = torch.ones([1] * len(steps.labels), dtype=torch.bool, device=query.device)
-    for axis, text, at in steps.positions:
-        table, own = found[at : at + 1] if at >= 0 else [], text.partition("->")[2]
-        inside = einsum(text, torch.ones(key.shape[axis], dtype=torch.int32, device=query.device), *table) > 0
-        valid = valid & inside.reshape(_attention_terms.spread(inside.shape, own, steps.labels))
-    if causal:
-        place, axis, last = _attention_terms.causal(terms, known, key.shape)
-        positions, own = torch.arange(key.shape[axis], device=query.device), terms.operands[1][axis][1]
-        for number, text, at in steps.positions:
-            if number == axis:
-                positions, own = einsum(text, positions, *found[at : at + 1] if at >= 0 else []), text.partition("->")[2]
-        positions = positions.reshape(_attention_terms.spread(positions.shape, own, steps.labels))
-        queries = torch.arange(known[place], device=query.device) + last
-        valid = valid & (positions <= queries.reshape(_attention_terms.spread(queries.shape, place, steps.labels)))
-    scores = scores.masked_fill(~valid, float("-inf")).flatten(rows)
-    lse = scores.logsumexp(-1)
-    some = lse != float("-inf")
-    weights = scores.masked_fill(~some[..., None], 0.0).softmax(-1) * some[..., None]
-    weights = weights.unflatten(-1, [known[label] for label in steps.labels[rows:]])
-    out = einsum(steps.values, weights, value, *found)
-    return out.to(dtype), lse.detach()
+    return _attention_steps.forward(*_settings(equation, operands, sizes, *rest), operands)
 
 
 for _key in ("CPU", "CUDA"):
