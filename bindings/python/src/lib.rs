@@ -171,6 +171,10 @@ fn cache_clear() {
 fn _einfall(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(einsum, module)?)?;
     module.add_function(wrap_pyfunction!(attention::_attend, module)?)?;
+    module.add_function(wrap_pyfunction!(attention::_torch_attend, module)?)?;
+    module.add_function(wrap_pyfunction!(attention::_torch_attend_backward, module)?)?;
+    module.add_function(wrap_pyfunction!(attention::_numpy_attend_backward, module)?)?;
+    module.add_function(wrap_pyfunction!(attention::_explain_attend, module)?)?;
     module.add_function(wrap_pyfunction!(_cache_info, module)?)?;
     module.add_function(wrap_pyfunction!(cache_clear, module)?)?;
     module.add_function(wrap_pyfunction!(device::_forget_device, module)?)?;

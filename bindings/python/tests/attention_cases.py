@@ -99,7 +99,7 @@ class Case:
             if found.shape[1] == self.g != self.h:
                 found = np.repeat(found, self.h // self.g, 1)
         if self.causal and self.window is None:
-            last = np.arange(self.q)[:, None] + self.n - self.q
+            last = np.arange(self.q)[:, None]
             found = np.where(found <= last, found, -1)
         found = np.where((found >= 0) & (found < self.n), found, -1)
         return np.broadcast_to(found, (self.b, self.h, *found.shape[2:]))

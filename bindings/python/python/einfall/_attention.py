@@ -47,7 +47,7 @@ def attention(
     * ``bias``: ``(b|1, h|1, q|1, k|1)``, or for windows ``(b|1, h|1, *axes, *window)``, each axis of them or 1: added to
       the scores.
     * ``bounds``: ``"skip"`` leaves out table values outside of the keys, ``"error"`` raises ``TableError``.
-    * ``causal``: leaves out keys behind the query; the last query is at the last key.
+    * ``causal``: leaves out keys after the query: query i sees the keys 0 to i, as in torch.
     * ``return_lse``: also return the logarithm (base e) of the sum of exponentials, ``(b, h, q)``, float32, or float64
       for float64. No gradient goes through it.
 
@@ -76,24 +76,8 @@ def attention(
     >>> einfall.attention(x, x, x, window=3).shape
     (1, 2, 6, 7, 4)
     """
-    query, key, value, bias = _array(query), _array(key), _array(value), None if bias is None else _array(bias)
-    table = _indices(table)
-    call = _write(
-        _shape(query, "query"),
-        _shape(key, "key"),
-        _shape(value, "value"),
-        None if table is None else _shape(table, "table"),
-        None if bias is None else _shape(bias, "bias"),
-        window,
-        dilation,
-        causal,
-    )
-    operands = [_reshaped(query, call.query), key]
-    if table is not None:
-        operands.append(_reshaped(table, call.table))
-    operands.append(value)
-    if bias is not None:
-        operands.append(_reshaped(bias, call.bias))
+    query, key, value, table = _array(query), _array(key), _array(value), _indices(table)
+    call, operands = _usual(query, key, value, table, None if bias is None else _array(bias), window, dilation, causal)
     out, lse = _einfall._attend(
         call.equation, operands, dict(call.sizes), scale, bounds, causal and not call.windowed, return_lse
     )
@@ -131,18 +115,97 @@ def attend(
     return (out, lse) if return_lse else out
 
 
-def explain_attention(*arguments: Any, **options: Any) -> Report:
+def explain_attention(*arguments: Any, dtype: Any = None, **options: Any) -> Report:
     """Why attention costs what it costs: every kernel that was asked, and what it would take.
 
     Takes the arguments of :func:`attention`, or of :func:`attend` where the first is an equation. Nothing is computed, so
-    shapes may stand in place of arrays (float32, tables int64; ``dtype`` names another type).
+    shapes may stand in place of arrays (of type ``dtype``, by default float32; tables int64).
 
     >>> shape = (2, 8, 1000, 64)
     >>> report = einfall.explain_attention(shape, shape, shape, (2, 1, 1000, 100))
     >>> report.to_dict()["equation"], report.to_dict()["shape"]
     ('bhqd,b[bqk]d,b[bqk]e->bhqe', (2, 8, 1000, 64))
     """
-    raise NotImplementedError
+    if arguments and isinstance(arguments[0], str):
+        return _explain_equation(*arguments, dtype=dtype, **options)
+    return _explain_usual(*arguments, dtype=dtype, **options)
+
+
+def _explain_equation(
+    equation: str,
+    *operands: Any,
+    sizes: Mapping[str, int] | None = None,
+    scale: float | None = None,
+    bounds: str = "skip",
+    causal: bool = False,
+    return_lse: bool = False,
+    dtype: Any = None,
+) -> Report:
+    given = [_indices(one) if isinstance(one, Table) else one for one in operands]
+    return Report(*_einfall._explain_attend(equation, given, dict(sizes or {}), scale, bounds, causal, dtype))
+
+
+def _explain_usual(
+    query: Any,
+    key: Any,
+    value: Any,
+    table: Any = None,
+    *,
+    window: _Window | None = None,
+    dilation: _Window = 1,
+    scale: float | None = None,
+    bias: Any = None,
+    bounds: str = "skip",
+    causal: bool = False,
+    return_lse: bool = False,
+    dtype: Any = None,
+) -> Report:
+    table = _indices(table) if isinstance(table, Table) else table
+    given = [None if one is None else _Described.of(one) for one in (query, key, value, table, bias)]
+    call, operands = _usual(*given, window, dilation, causal)
+    arrays = [one.array if one.array is not None else one.shape for one in operands]
+    masked = causal and not call.windowed
+    return Report(*_einfall._explain_attend(call.equation, arrays, dict(call.sizes), scale, bounds, masked, dtype))
+
+
+class _Described:
+    """An array or a shape in its place, as far as writing an equation goes."""
+
+    def __init__(self, shape: tuple[Any, ...], array: Any) -> None:
+        self.shape, self.array = shape, array
+
+    @classmethod
+    def of(cls, given: Any) -> _Described:
+        """What may stand in place of an array."""
+        plain = isinstance(given, (tuple, list))
+        return cls(tuple(given) if plain else _shape(given, "an operand"), None if plain else given)
+
+    def reshape(self, shape: tuple[Any, ...]) -> _Described:
+        """As arrays have it."""
+        return _Described(shape, None if self.array is None else self.array.reshape(shape))
+
+
+def _usual(
+    query: Any, key: Any, value: Any, table: Any, bias: Any, window: _Window | None, dilation: _Window, causal: bool
+) -> tuple[_Call, list[Any]]:
+    """A call of :func:`attention` as an equation, and its operands."""
+    call = _write(
+        _shape(query, "query"),
+        _shape(key, "key"),
+        _shape(value, "value"),
+        None if table is None else _shape(table, "table"),
+        None if bias is None else _shape(bias, "bias"),
+        window,
+        dilation,
+        causal,
+    )
+    operands = [_reshaped(query, call.query), key]
+    if table is not None:
+        operands.append(_reshaped(table, call.table))
+    operands.append(value)
+    if bias is not None:
+        operands.append(_reshaped(bias, call.bias))
+    return call, operands
 
 
 class _Call(NamedTuple):

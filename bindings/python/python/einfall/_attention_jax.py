@@ -16,9 +16,8 @@ from jax.dlpack import from_dlpack
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from einfall import _attention_steps, _attention_terms
+from einfall import _attention_steps, _attention_terms, _einfall
 from einfall._attention_steps import Settings
-from einfall.jax import _aligned
 
 _forward = Primitive("einfall_attend")
 _forward.multiple_results = True
@@ -138,18 +137,20 @@ def _gradients(arguments: Sequence[Any], settings: Settings) -> list[jax.ShapeDt
 
 def _forward_on_host(arguments: Sequence[Any], settings: Settings) -> list[Any]:
     arrays = [np.asarray(one) for one in arguments]
-    out = [_aligned(one.shape, np.dtype(one.dtype)) for one in _results(arrays, settings)]
-    found = _attention_steps.forward(_attention_steps.of_arrays(arrays), settings, arrays)
-    for one, other in zip(out, found):
-        one[...] = other
-    return out
+    out, lse = _einfall._attend(settings.equation, arrays, *_options(settings), True)
+    return [out, lse]
 
 
 def _reverse_on_host(arguments: Sequence[Any], settings: Settings) -> list[Any]:
     arrays = [np.asarray(one) for one in arguments]
-    operands, (out, _, grad) = arrays[:-3], arrays[-3:]
-    numbers = _differentiable(settings.equation, len(operands))
-    return _attention_steps.backward(_attention_steps.of_arrays(arrays), settings, operands, out, grad, numbers)
+    operands, saved = arrays[:-3], [np.ascontiguousarray(one) for one in arrays[-3:]]
+    wanted = _attention_terms.wanted(settings.equation, _differentiable(settings.equation, len(operands)))
+    found: list[Any] = _einfall._numpy_attend_backward(settings.equation, operands, saved, wanted, *_options(settings))
+    return found
+
+
+def _options(settings: Settings) -> tuple[dict[str, int], float | None, str, bool]:
+    return dict(settings.sizes), settings.scale, settings.bounds, settings.causal
 
 
 def _check_host(operands: Sequence[Any]) -> None:

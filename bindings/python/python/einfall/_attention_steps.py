@@ -95,9 +95,9 @@ class _Parts:
         for axis, _, _ in self.steps.positions:
             found = found & (self.selected(axis, module.ones(self.key.shape[axis], dtype=module.int32, **place)) > 0)
         if self.settings.causal:
-            label, axis, last = _attention_terms.causal(self.terms, self.known, self.key.shape)
+            label, axis = _attention_terms.causal(self.terms)
             keys = self.selected(axis, module.arange(self.key.shape[axis], **place))
-            found = found & (keys <= self.spread(module.arange(self.known[label], **place) + last, label))
+            found = found & (keys <= self.spread(module.arange(self.known[label], **place), label))
         return found
 
     def weights(self) -> tuple[Any, Any]:

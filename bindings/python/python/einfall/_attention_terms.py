@@ -31,6 +31,12 @@ def lookups(equation: str) -> int:
     return len([text for text in inside if text.isalpha()])
 
 
+def wanted(equation: str, numbers: Sequence[int]) -> list[bool]:
+    """Whether arguments with these numbers are query, key, value and bias."""
+    tables = lookups(equation)
+    return [at in numbers for at in (0, 1, 2 + tables, 3 + tables)]
+
+
 def once(equation: str, operands: Sequence[Any]) -> list[Any]:
     """The arguments with each table given once."""
     count = len(equation.partition("->")[0].split(","))
@@ -158,12 +164,11 @@ def default_scale(terms: Terms, lens: Mapping[str, Any]) -> float:
     return float(max(depth, 1)) ** -0.5
 
 
-def causal(
-    terms: Terms, lens: Mapping[str, Any], shape: Sequence[Any]
-) -> tuple[str, int, Any]:
-    """The label that places queries, the axis of the key that places keys, and the last key of the first query."""
+def causal(terms: Terms) -> tuple[str, int]:
+    """The label by which queries are counted, and the axis of the key whose positions are compared with it."""
     rows, keys = roles(terms)
     axes = [number for number, axis in enumerate(terms.operands[1]) if set(axis_labels(axis)) & set(keys)]
-    if len(axes) != 1 or not rows:
+    query = [label for axis in terms.operands[0] for label in axis_labels(axis) if label in rows]
+    if len(axes) != 1 or not query:
         raise ValueError("`causal` needs one axis of keys\nhint: a window that ends at the query is causal by itself")
-    return rows[-1], axes[0], shape[axes[0]] - lens[rows[-1]]
+    return query[-1], axes[0]

@@ -61,7 +61,11 @@ def _kernel(
     bounds: str,
     causal: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    return _composed(equation, operands, dict(zip(names, lengths)), scale, bounds, causal)
+    sizes = dict(zip(names, lengths))
+    if operands[0].is_cuda:
+        return _composed(equation, operands, sizes, scale, bounds, causal)
+    out, lse = _einfall._torch_attend(equation, list(operands), sizes, scale, bounds, causal)
+    return out, lse
 
 
 def _fake(
@@ -85,8 +89,16 @@ def _backward_kernel(
     bounds: str,
     causal: bool,
 ) -> list[torch.Tensor]:
-    call = _settings(equation, operands, dict(zip(names, lengths)), scale, bounds, causal)
-    return _attention_steps.backward(*call, operands, out, grad, _differentiable(equation, operands, needed))
+    sizes, numbers = dict(zip(names, lengths)), _differentiable(equation, operands, needed)
+    if operands[0].is_cuda:
+        call = _settings(equation, operands, sizes, scale, bounds, causal)
+        return _attention_steps.backward(*call, operands, out, grad, numbers)
+    saved = [one.contiguous() for one in (out, lse, grad.to(out.dtype))]
+    wanted = _attention_terms.wanted(equation, numbers)
+    found: list[torch.Tensor] = _einfall._torch_attend_backward(
+        equation, list(operands), saved, wanted, sizes, scale, bounds, causal
+    )
+    return found
 
 
 def _backward_fake(

@@ -15,7 +15,7 @@ def topk_keys(query: Any, key: Any, count: int, *, causal: bool = False) -> Any:
 
     ``query`` is ``(b, h, q, d)``, ``key`` ``(b, g, n, d)``, h a multiple of g; the table is ``(b, h, q, count)``, int32,
     or int64 where positions need it, in the library of the arrays. Where there are fewer keys, and with ``causal`` fewer
-    that are not behind the query (the last query is at the last key), -1 fills up. No gradient goes through it.
+    that are not after the query (query i sees the keys 0 to i), -1 fills up. No gradient goes through it.
 
     Cost: all products, a part of the queries at a time: ``b·h·q·n·d`` multiply-adds, at most some 16 MB of scores.
 
@@ -44,7 +44,7 @@ def topk_keys(query: Any, key: Any, count: int, *, causal: bool = False) -> Any:
         some = split[:, :, :, start : start + part]
         scores = _einfall.einsum("bgrqd,bgnd->bgrqn", some, key)
         scores = scores.reshape((batch, heads, some.shape[3], keys))
-        found.append(_best(scores, min(count, keys), start + keys - queries if causal else None))
+        found.append(_best(scores, min(count, keys), start if causal else None))
     return _joined(found, query, (batch, heads, queries), min(count, keys), count)
 
 
