@@ -407,7 +407,7 @@ def test_autocast():
     inputs = differentiable(case, dtype=torch.float32)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         out = call(case, *inputs)
-        mixed = call(case, inputs[0].bfloat16(), *inputs[1:])
+        mixed = call(case, inputs[0].detach().bfloat16().requires_grad_(), *inputs[1:])
     assert out.dtype == mixed.dtype == torch.bfloat16
     out.float().sum().backward()
     assert inputs[0].grad.dtype == torch.float32
@@ -421,10 +421,10 @@ def test_in_place_of_torch_s_own():
     torch.testing.assert_close(einfall.attention(query, key, value, causal=True), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_unknown_devices_and_types():
+def test_devices_that_hold_nothing():
     query = torch.zeros(1, 1, 2, 3, device="meta")
     with pytest.raises((NotImplementedError, RuntimeError, ValueError)):
-        einfall.attention(query, torch.zeros(1, 1, 2, 3), torch.zeros(1, 1, 2, 3))
+        einfall.attention(query, query, query)
 
 
 # The best keys.
@@ -448,7 +448,7 @@ def test_best_keys(library, causal, count):
         jnp = pytest.importorskip("jax.numpy")
         query, key = jnp.asarray(query, "float32"), jnp.asarray(key, "float32")
     found = einfall.topk_keys(query, key, count, causal=causal)
-    assert type(found) is type(query) or library == "jax"
+    assert isinstance(found, type(query)) or library == "jax"
     assert str(found.dtype).endswith("int32")
     np.testing.assert_array_equal(np.asarray(found), expected)
 

@@ -161,8 +161,8 @@ def _explain_usual(
     dtype: Any = None,
 ) -> Report:
     table = _indices(table) if isinstance(table, Table) else table
-    given = [None if one is None else _Described.of(one) for one in (query, key, value, table, bias)]
-    call, operands = _usual(*given, window, dilation, causal)
+    given: list[Any] = [None if one is None else _Described.of(one) for one in (query, key, value, table, bias)]
+    call, operands = _usual(given[0], given[1], given[2], given[3], given[4], window, dilation, causal)
     arrays = [one.array if one.array is not None else one.shape for one in operands]
     masked = causal and not call.windowed
     return Report(*_einfall._explain_attend(call.equation, arrays, dict(call.sizes), scale, bounds, masked, dtype))
@@ -258,25 +258,28 @@ def _write(
     kv = "g" if grouped else "h"
 
     places = "xyz"[:axes] if window is not None else "q"
+    sizes: tuple[tuple[str, int], ...] = ()
+    table_shape: tuple[Any, ...] | None = None
     if table is not None:
         table_labels, table_shape = _table(table, batch, heads, groups, repeat, query[2])
-        positions, keys, sizes = f"[{table_labels}]", "k", ()
+        positions, keys = f"[{table_labels}]", "k"
     elif window is not None:
         lens, steps = _each("window", window, axes), _each("dilation", dilation, axes)
-        keys, table_shape = "uvw"[:axes], None
-        positions = ""
+        keys, positions = "uvw"[:axes], ""
         for place, label, length, step in zip(places, keys, lens, steps):
             before = step * (length - 1 if causal else length // 2)
             positions += f"[{place}+{step if step != 1 else ''}{label}-{before}]"
         sizes = tuple(zip(keys, lens))
     else:
-        positions, keys, sizes, table_shape = "n", "n", (), None
+        positions, keys = "n", "n"
 
     equation = f"b{head}{places}d,b{kv}{positions}d,b{kv}{positions}e"
     bias_shape = None
     if bias is not None:
-        lens = [key[2]] if keys == "n" else [length for _, length in sizes] if window is not None else [table[-1]]
-        bias_labels, bias_shape = _bias(bias, batch, heads, groups, repeat, places, query[2:-1], keys, lens)
+        widths = [key[2]] if table is None else [table[-1]]
+        if window is not None:
+            widths = [one for _, one in sizes]
+        bias_labels, bias_shape = _bias(bias, batch, heads, groups, repeat, places, query[2:-1], keys, widths)
         equation += f",{bias_labels}"
     equation += f"->b{head}{places}e"
     if not grouped:
@@ -310,7 +313,8 @@ def _leading(
 ) -> tuple[str, tuple[Any, ...]]:
     """Labels and lengths of the axes for batch and head, of which those of length 1 are dropped."""
     shape = (1,) * (2 - len(shape)) + shape
-    labels, lens = "", ()
+    labels = ""
+    lens: tuple[Any, ...] = ()
     if shape[0] == batch and batch != 1:
         labels, lens = "b", (batch,)
     elif shape[0] != 1:
@@ -352,7 +356,7 @@ def _bias(
 
 def _each(name: str, given: _Window, axes: int) -> tuple[int, ...]:
     """One positive integer for each axis."""
-    found = tuple(given) if isinstance(given, (tuple, list)) else (given,) * axes
+    found: tuple[Any, ...] = tuple(given) if isinstance(given, (tuple, list)) else (given,) * axes
     if len(found) != axes:
         raise ValueError(f"`{name}` has {len(found)} entries for {axes} axes")
     for one in found:

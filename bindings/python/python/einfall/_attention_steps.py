@@ -36,6 +36,11 @@ class Library(NamedTuple):
     place: Mapping[str, Any]
 
 
+def _einsum(text: str, arguments: Sequence[Any], sizes: Mapping[str, Any], bounds: Any) -> Any:
+    first, *rest = arguments
+    return einfall.einsum(text, first, *rest, sizes=sizes, bounds=bounds)
+
+
 class _Parts:
     """Operands of a call, what the equation says of them, and the scores."""
 
@@ -60,7 +65,7 @@ class _Parts:
 
     def einsum(self, text: str, *arguments: Any) -> Any:
         sizes = {label: length for label, length in self.known.items() if label in text}
-        return einfall.einsum(text, *arguments, sizes=sizes, bounds=self.settings.bounds)
+        return _einsum(text, arguments, sizes, self.settings.bounds)
 
     def spread(self, array: Any, labels: str) -> Any:
         """With an axis of length 1 for every label of the scores that it lacks."""
@@ -86,7 +91,7 @@ class _Parts:
         for axis, length in zip(term, call.shape):
             if axis[0] != "label":
                 lens[_terms.axis_text(axis)] = length
-        return einfall.einsum(call.equation, *given, sizes=lens, bounds=self.settings.bounds)
+        return _einsum(call.equation, given, lens, self.settings.bounds)
 
     def valid(self) -> Any:
         """Whether a score has a key; axes may have length 1."""
@@ -122,6 +127,7 @@ class _Parts:
 
 def forward(library: Library, settings: Settings, operands: Sequence[Any]) -> tuple[Any, Any]:
     """The result and its log-sum-exp."""
+    check(settings.equation, operands)
     parts = _Parts(library, settings, operands)
     weights, lse = parts.weights()
     out = parts.einsum(parts.steps.values, weights, parts.value, *parts.tables)
@@ -177,7 +183,6 @@ def _attend(
     operands = _attention_terms.once(equation, operands)
     library = of_arrays(operands)
     operands = [library.module.asarray(one) for one in operands]
-    check(equation, operands)
     out, lse = forward(library, Settings(equation, tuple(sizes.items()), scale, bounds, causal), operands)
     return out, lse if return_lse else None
 

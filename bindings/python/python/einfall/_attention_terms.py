@@ -6,6 +6,7 @@ Lengths may be symbols.
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from typing import Any, Mapping, NamedTuple, Sequence
 
@@ -157,11 +158,11 @@ def default_scale(terms: Terms, lens: Mapping[str, Any]) -> float:
     """One over the square root of the number of products that a score sums."""
     query, key = (_labels(term) for term in terms.operands[:2])
     output, value = _labels(terms.output), _labels(terms.operands[2])
-    depth = 1
+    depth = 1.0
     for label in query:
         if label in key and label not in output and label not in value:
             depth *= lens[label]
-    return float(max(depth, 1)) ** -0.5
+    return 1.0 / math.sqrt(depth) if depth > 0 else 1.0
 
 
 def causal(terms: Terms) -> tuple[str, int]:

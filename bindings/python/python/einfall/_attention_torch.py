@@ -38,7 +38,6 @@ def _attend(
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """``einfall.attend`` through the dispatcher."""
     arguments = _attention_terms.once(equation, operands)
-    _attention_steps.check(equation, arguments)
     rest = scale if scale is None else float(scale), bounds, causal
     if not torch.compiler.is_compiling() and _transformed():
         out, lse = _composed(equation, arguments, sizes, *rest)
@@ -71,6 +70,7 @@ def _kernel(
 def _fake(
     equation: str, operands: Sequence[torch.Tensor], names: Sequence[str], lengths: Sequence[Any], *rest: Any
 ) -> tuple[torch.Tensor, torch.Tensor]:
+    _attention_steps.check(equation, operands)
     out, lse = _attention_terms.shapes(equation, operands, dict(zip(names, lengths)))
     wide = torch.float64 if operands[0].dtype == torch.float64 else torch.float32
     return operands[0].new_empty(out), operands[0].new_empty(lse, dtype=wide)

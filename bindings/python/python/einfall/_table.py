@@ -56,7 +56,7 @@ class Table:
                 "and (..., q + 1) are wanted"
             )
         #: The array.
-        self.array = indices
+        self.array: Any = indices
         #: Where lists of different lengths begin and end.
         self.offsets = offsets
         self._kept = kept

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from einfall import _einfall
@@ -50,52 +51,39 @@ def topk_keys(query: Any, key: Any, count: int, *, causal: bool = False) -> Any:
 
 def _best(scores: Any, count: int, last: int | None) -> Any:
     """Positions of the largest scores; those after ``last`` (of the first query) are -1."""
-    module = type(scores).__module__.partition(".")[0]
-    name = "int32" if scores.shape[-1] < 1 << 31 else "int64"
-    if hasattr(scores, "detach"):
-        import torch
-
-        dtype = getattr(torch, name)
-        if last is None:
-            return scores.topk(count).indices.to(dtype)
-        most = torch.arange(last, last + scores.shape[2], device=scores.device)[:, None]
-        behind = torch.arange(scores.shape[-1], device=scores.device) > most
-        best = scores.masked_fill(behind, float("-inf")).topk(count).indices
-        return best.masked_fill(best > most, -1).to(dtype)
-    if module in ("jax", "jaxlib"):
-        import jax
-        import jax.numpy as library
-    elif module == "cupy":
-        import cupy as library
-    else:
-        import numpy as library
-    most = None if last is None else library.arange(last, last + scores.shape[2])[:, None]
-    if most is not None:
-        scores = library.where(library.arange(scores.shape[-1]) > most, -library.inf, scores)
-    if module in ("jax", "jaxlib"):
-        best = jax.lax.top_k(scores, count)[1]
+    library, place = _library(scores)
+    dtype = library.int32 if scores.shape[-1] < 1 << 31 else library.int64
+    most = None
+    if last is not None:
+        most = library.arange(last, last + scores.shape[2], **place)[:, None]
+        behind = library.arange(scores.shape[-1], **place) > most
+        scores = library.where(behind, -library.inf, scores)
+    if library.__name__ == "torch":
+        best = scores.topk(count).indices
+    elif library.__name__ == "jax.numpy":
+        best = sys.modules["jax"].lax.top_k(scores, count)[1]
     elif count == 0:
-        best = library.zeros((*scores.shape[:-1], 0), name)
+        best = library.zeros((*scores.shape[:-1], 0), dtype=dtype)
     else:
         best = library.sort(library.argpartition(-scores, count - 1, -1)[..., :count], -1)
         order = library.argsort(-library.take_along_axis(scores, best, -1), -1, kind="stable")
         best = library.take_along_axis(best, order, -1)
-    return (best if most is None else library.where(best > most, -1, best)).astype(name)
+    best = best if most is None else library.where(best > most, -1, best)
+    return best.to(dtype) if library.__name__ == "torch" else best.astype(dtype)
 
 
 def _joined(parts: list[Any], query: Any, shape: tuple[int, ...], found: int, count: int) -> Any:
     """The parts in one array, filled up with -1."""
-    if hasattr(query, "detach"):
-        import torch
+    library, place = _library(query)
+    parts = parts or [library.zeros((*shape, found), dtype=library.int32, **place)]
+    fill = library.full((*shape, count - found), -1, dtype=parts[0].dtype, **place)
+    table = parts[0] if len(parts) == 1 else library.concatenate(parts, 2)
+    return table if count == found else library.concatenate([table, fill], 3)
 
-        table = torch.cat(parts, 2) if parts else torch.zeros((*shape, found), dtype=torch.int32, device=query.device)
-        return torch.nn.functional.pad(table, (0, count - found), value=-1)
-    module = type(query).__module__.partition(".")[0]
-    if module in ("jax", "jaxlib"):
-        import jax.numpy as library
-    elif module == "cupy":
-        import cupy as library
-    else:
-        import numpy as library
-    table = library.concatenate(parts, 2) if parts else library.zeros((*shape, found), "int32")
-    return library.pad(table, [(0, 0), (0, 0), (0, 0), (0, count - found)], constant_values=-1)
+
+def _library(array: Any) -> tuple[Any, dict[str, Any]]:
+    """The library whose functions take the array, and where it is."""
+    if hasattr(array, "detach"):
+        return sys.modules["torch"], {"device": array.device}
+    module = type(array).__module__.partition(".")[0]
+    return sys.modules["jax.numpy" if module in ("jax", "jaxlib") else module], {}
