@@ -256,7 +256,7 @@ pub(crate) fn _torch_attend<'py>(
     on_torch(py, equation, &torch::views(&operands)?.views, &settings, true)
 }
 
-/// Runs backward into new arrays, one for each gradient that is wanted.
+/// Runs backward into new arrays, one for each gradient that is wanted. What was saved is row-major.
 fn backward<'py>(
     py: Python<'py>,
     equation: &str,
@@ -280,7 +280,12 @@ fn backward<'py>(
         *gradient = Some(view.map_err(|error| to_python(py, error.into()))?);
         arrays.push(array);
     }
-    let [out, lse, grad_out] = saved.clone();
+    // Row-major they are; where an axis has one element, libraries and plans may disagree on its stride.
+    let [out, lse, grad_out] = saved.each_ref().map(|view| {
+        let layout = Layout::contiguous(view.shape());
+        // SAFETY: `span`: the same elements in the same memory, for as long.
+        unsafe { View::from_raw_parts(view.as_ptr().cast_mut(), view.dtype(), layout) }
+    });
     let saved = Saved { out, lse, grad_out };
     ready.run(py, move |prepared| prepared.gradients_into(views, &saved, &mut gradients))?;
     Ok(arrays)

@@ -162,8 +162,10 @@ impl Device for CpuDevice {
         gradients: &mut [Option<ViewMut<'_>>; 4],
     ) -> Result<(), RunError> {
         plan.check_backward(arguments, saved, gradients)?;
-        let gradients =
-            gradients.each_mut().map(|view| view.as_mut().map_or(std::ptr::null_mut(), ViewMut::as_mut_ptr));
+        // What has no elements is not written.
+        let gradients = gradients.each_mut().map(|view| {
+            view.as_mut().filter(|view| !view.shape().contains(&0)).map_or(std::ptr::null_mut(), ViewMut::as_mut_ptr)
+        });
         let (out, lse, grad_out) = (saved.out.as_ptr(), saved.lse.as_ptr(), saved.grad_out.as_ptr());
         let with = Backward { out, lse, grad_out, gradients };
         // SAFETY: `bound`: as above.

@@ -411,6 +411,10 @@ pub unsafe fn backward(run: &AttentionRun<'_>, with: Backward) -> Result<(), Fai
         }
     }
     for (operand, sum) in sums.iter().enumerate() {
+        // One without elements has strides that tell nothing of its axes.
+        if with.gradients[operand].is_null() {
+            continue;
+        }
         let dtype = if operand == 3 { attention.bias_dtype } else { attention.dtype };
         for (at, &value) in sum.values.iter().enumerate() {
             // SAFETY: by the caller: the gradient has so many elements, and is row-major.
