@@ -32,7 +32,7 @@ pub(crate) fn bundle() -> Outcome {
     let extension = package.join("_einfall.abi3.so");
     strip(&release.join("lib_einfall.so"), &extension)?;
     check_needed(&extension)?;
-    copy(&python.join("tests").join("test_cuda.py"), &target.join("tests").join("test_cuda.py"))?;
+    gpu_tests(&python.join("tests"), &target.join("tests"))?;
     copy(&python.join("benches").join("time_gpu.py"), &target.join("time_gpu.py"))?;
     for script in ["run.sh", "sanitize.sh"] {
         copy(&root.join("xtask").join("bundle").join(script), &target.join(script))?;
@@ -42,6 +42,19 @@ pub(crate) fn bundle() -> Outcome {
     println!("{} in {:.1} MiB; there: sh run.sh [RESULTS]", target.display(), bytes as f64 / f64::from(1 << 20));
     if bytes > MOST_BYTES {
         return Err(format!("error: the bundle is larger than {} MiB", MOST_BYTES >> 20));
+    }
+    Ok(())
+}
+
+/// Copies the tests of GPUs, `test_cuda*.py`, and the cases that they share with others.
+fn gpu_tests(from: &Path, to: &Path) -> Outcome {
+    let entries = fs::read_dir(from).map_err(|error| failed(from, &error))?;
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let text = name.to_string_lossy();
+        if text.ends_with("_cases.py") || text.starts_with("test_cuda") && text.ends_with(".py") {
+            copy(&entry.path(), &to.join(&name))?;
+        }
     }
     Ok(())
 }

@@ -5,6 +5,7 @@
 #![allow(unsafe_code)] // arrays are read where they lie; each block names its invariant
 
 mod array;
+mod attention;
 mod bench;
 mod cache;
 mod call;
@@ -169,6 +170,11 @@ fn cache_clear() {
 #[pymodule(gil_used = false)]
 fn _einfall(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(einsum, module)?)?;
+    module.add_function(wrap_pyfunction!(attention::_attend, module)?)?;
+    module.add_function(wrap_pyfunction!(attention::_torch_attend, module)?)?;
+    module.add_function(wrap_pyfunction!(attention::_torch_attend_backward, module)?)?;
+    module.add_function(wrap_pyfunction!(attention::_numpy_attend_backward, module)?)?;
+    module.add_function(wrap_pyfunction!(attention::_explain_attend, module)?)?;
     module.add_function(wrap_pyfunction!(_cache_info, module)?)?;
     module.add_function(wrap_pyfunction!(cache_clear, module)?)?;
     module.add_function(wrap_pyfunction!(device::_forget_device, module)?)?;

@@ -94,3 +94,44 @@ def _torch_kernel(
     dtype: Any,
     shape: Sequence[int] | None,
 ) -> Any: ...
+def _attend(
+    equation: str,
+    operands: Sequence[Any],
+    sizes: Mapping[str, int],
+    scale: float | None,
+    bounds: str,
+    causal: bool,
+    return_lse: bool,
+) -> tuple[Any, Any]: ...
+def _torch_attend(
+    equation: str, operands: list[Any], sizes: Mapping[str, int], scale: float | None, bounds: str, causal: bool
+) -> tuple[Any, Any]: ...
+def _torch_attend_backward(
+    equation: str,
+    operands: list[Any],
+    saved: list[Any],
+    wanted: list[bool],
+    sizes: Mapping[str, int],
+    scale: float | None,
+    bounds: str,
+    causal: bool,
+) -> list[Any]: ...
+def _numpy_attend_backward(
+    equation: str,
+    operands: list[Any],
+    saved: list[Any],
+    wanted: list[bool],
+    sizes: Mapping[str, int],
+    scale: float | None,
+    bounds: str,
+    causal: bool,
+) -> list[Any]: ...
+def _explain_attend(
+    equation: str,
+    operands: Sequence[Any],
+    sizes: Mapping[str, int],
+    scale: float | None,
+    bounds: str,
+    causal: bool,
+    dtype: Any,
+) -> tuple[str, dict[str, Any]]: ...
