@@ -20,8 +20,8 @@ pub(super) fn page(report: &BenchReport) -> String {
     for fact in table::facts(report) {
         let _ = write!(body, "<li>{}</li>", escape(&fact));
     }
-    if !report.settings.command.is_empty() {
-        let _ = write!(body, "<li>Again: <code>{}</code></li>", escape(&report.settings.command));
+    if !report.settings.run.command.is_empty() {
+        let _ = write!(body, "<li>Again: <code>{}</code></li>", escape(&report.settings.run.command));
     }
     body += "</ul>\n";
     let _ = writeln!(body, "<p>{}</p>", escape(table::LEGEND));

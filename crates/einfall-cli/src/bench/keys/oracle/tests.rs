@@ -2,6 +2,7 @@ use clap::Parser;
 use einfall::CpuDevice;
 
 use super::*;
+use crate::bench::compare::SAMPLE;
 use crate::arguments::{Cli, Command, Experiment};
 use crate::bench::keys::data::Looked;
 use crate::bench::keys::options::Options;
