@@ -1,15 +1,53 @@
-//! Seconds of our own calls: of the processor's one by one, of a GPU's by replays of CUDA graphs.
+//! Our own calls, planned once, run as users run them, with a new result each time; on a GPU, replayed as CUDA graphs.
 
 use std::cell::Cell;
 use std::time::Instant;
 
-use einfall::{Error, Prepared};
+use einfall::{CudaDevice, Einsum, Error, Prepared, Tensor, View};
 
 use super::rivals::Turn;
 
 /// Launches in a graph at most, and replays in a turn: more change nothing.
 const LAUNCHES: f64 = 20.0;
 const REPLAYS: usize = 9;
+
+/// A contraction with its arguments.
+pub(super) struct Timed<'a> {
+    einsum: Einsum<'a>,
+    prepared: Prepared<'a>,
+    arguments: Vec<View<'a>>,
+    gpu: Option<&'a CudaDevice>,
+    replays: Replays,
+}
+
+impl<'a> Timed<'a> {
+    /// Plans the call.
+    pub(super) fn new(
+        einsum: Einsum<'a>,
+        arguments: Vec<View<'a>>,
+        gpu: Option<&'a CudaDevice>,
+    ) -> Result<Self, Error> {
+        Ok(Self { prepared: einsum.plan(&arguments)?, einsum, arguments, gpu, replays: Replays::default() })
+    }
+
+    pub(super) fn prepared(&self) -> &Prepared<'a> {
+        &self.prepared
+    }
+
+    pub(super) fn run(&self) -> Result<Tensor, Error> {
+        self.prepared.run(&self.arguments)
+    }
+
+    /// Seconds of calls.
+    pub(super) fn time(&self, turn: Turn) -> Result<Vec<f64>, Error> {
+        match self.gpu {
+            Some(gpu) => self
+                .replays
+                .time(turn, |launches, replays| self.einsum.replay_seconds(gpu, &self.arguments, launches, replays)),
+            None => calls(turn, || self.run()),
+        }
+    }
+}
 
 /// Seconds of calls in a row, at least one, until their number or the time is reached.
 pub(super) fn calls<R>(turn: Turn, mut call: impl FnMut() -> Result<R, Error>) -> Result<Vec<f64>, Error> {

@@ -136,15 +136,15 @@ pub(crate) fn report() -> BenchReport {
         settings: Settings {
             sizes: Sizes { b: 8, h: 1, q: 1000, n: 1000, k: 10, d: 32 },
             run: Run {
-            version: "0.1.0".to_owned(),
-            unix_time: 1_795_362_000,
-            threads: 2,
-            dtype: "f32".to_owned(),
-            table_dtype: "i32".to_owned(),
-            peers: [("python", "3.11.2"), ("torch", "2.11.0"), ("numpy", "2.4.6"), ("opt_einsum", "3.4.0")]
-                .map(|(name, version)| (name.to_owned(), version.to_owned()))
-                .into(),
-            command: "einfall bench keys --threads 2".to_owned(),
+                version: "0.1.0".to_owned(),
+                unix_time: 1_795_362_000,
+                threads: 2,
+                dtype: "f32".to_owned(),
+                table_dtype: "i32".to_owned(),
+                peers: [("python", "3.11.2"), ("torch", "2.11.0"), ("numpy", "2.4.6"), ("opt_einsum", "3.4.0")]
+                    .map(|(name, version)| (name.to_owned(), version.to_owned()))
+                    .into(),
+                command: "einfall bench keys --threads 2".to_owned(),
             },
         },
         rows,

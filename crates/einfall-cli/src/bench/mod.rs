@@ -12,6 +12,7 @@ pub mod peers;
 mod place;
 pub mod record;
 mod rivals;
+pub mod suite;
 pub mod summary;
 pub mod table;
 pub mod units;

@@ -39,6 +39,23 @@ impl Random {
     }
 }
 
+impl Random {
+    /// Of variance 1 and nearly normal, made of one number: the sum of its four quarters.
+    pub(super) fn quick_normal(&mut self) -> f64 {
+        let bits = self.bits();
+        let quarters: u64 = (0..4).map(|at| bits >> (16 * at) & 0xffff).sum();
+        (quarters as f64 / 65536.0 - 2.0) * 3f64.sqrt()
+    }
+
+    /// Brings `count` elements that are drawn at random to the front: the start of a shuffle (Fisher and Yates).
+    pub(super) fn first<T>(&mut self, list: &mut [T], count: usize) {
+        for at in 0..count {
+            let other = at + self.below(list.len() - at);
+            list.swap(at, other);
+        }
+    }
+}
+
 /// An array of a floating-point dtype.
 pub(super) fn floats(dtype: DType, shape: &[usize], mut next: impl FnMut() -> f64) -> Result<Tensor, TensorError> {
     let count = shape.iter().product();
@@ -51,7 +68,7 @@ pub(super) fn floats(dtype: DType, shape: &[usize], mut next: impl FnMut() -> f6
     }
 }
 
-/// An element of a real array as f64; of integers too.
+/// An element of a floating-point array as f64.
 pub(super) fn number(tensor: &Tensor, at: usize) -> f64 {
     let size = tensor.dtype().bytes();
     let bytes = &tensor.as_bytes()[at * size..(at + 1) * size];
@@ -63,4 +80,3 @@ pub(super) fn number(tensor: &Tensor, at: usize) -> f64 {
         _ => f64::NAN,
     }
 }
-

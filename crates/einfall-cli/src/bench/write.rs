@@ -22,6 +22,17 @@ impl Folder {
         Ok(Self(path.to_owned()))
     }
 
+    /// Refuses to take the place of files, unless `force`.
+    pub(super) fn refuse_to_replace(&self, names: &[&str], force: bool) -> Result<(), Failure> {
+        match names.iter().map(|name| self.0.join(name)).find(|path| !force && path.exists()) {
+            Some(there) => {
+                let there = there.display();
+                Err(Failure::bad_input(format!("`{there}` is there already\nhint: `--force` replaces it")))
+            }
+            None => Ok(()),
+        }
+    }
+
     /// Writes files, and gives a line about them.
     pub(super) fn write(&self, files: &[(String, String)]) -> Result<String, Failure> {
         files.iter().try_for_each(|(name, text)| self.replace(name, text))?;

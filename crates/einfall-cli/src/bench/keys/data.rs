@@ -60,10 +60,8 @@ impl Lists {
         let mut rows: Vec<u32> = (0..n as u32).collect();
         let mut positions = Vec::with_capacity(b * h * q * k);
         for _ in 0..b * h * q {
-            // The start of a shuffle (Fisher and Yates); what an earlier list left behind is as good as any order.
-            for at in 0..k {
-                rows.swap(at, at + random.below(n - at));
-            }
+            // What an earlier list left behind is as good as any order.
+            random.first(&mut rows, k);
             positions.extend_from_slice(&rows[..k]);
         }
         let shape = [b, h, q, k];

@@ -1,20 +1,13 @@
 //! Our own calls: planned once, run as users run them, with a new result each time; on a GPU, replayed.
 
-use einfall::{CudaDevice, Einsum, Error, Prepared, Tensor, View};
+use einfall::{Einsum, Error, Prepared, Tensor, View};
 
 use super::data::Looked;
 use super::softmax::softmax;
-use crate::bench::clock::{self, Replays};
+use crate::bench::clock::{self, Timed};
 use crate::bench::record::Op;
 use crate::bench::rivals::Turn;
 use crate::host::Opened;
-
-/// One contraction with its arguments.
-struct Contracting<'a> {
-    einsum: Einsum<'a>,
-    prepared: Prepared<'a>,
-    arguments: Vec<View<'a>>,
-}
 
 /// The equations of a case; they must outlive the plans.
 pub(super) struct Equations {
@@ -30,13 +23,11 @@ impl Equations {
 
 /// A planned call.
 pub(super) struct Call<'a> {
-    first: Contracting<'a>,
+    first: Timed<'a>,
     /// For attention the weighted sum, whose first argument is made in the call.
     second: Option<(Prepared<'a>, Vec<View<'a>>)>,
     scale: f64,
     pool: &'a rayon::ThreadPool,
-    gpu: Option<&'a CudaDevice>,
-    replays: Replays,
 }
 
 impl<'a> Call<'a> {
@@ -59,9 +50,7 @@ impl<'a> Call<'a> {
             Ok(arguments)
         };
         let values = op == Op::Values;
-        let all = arguments(values)?;
-        let einsum_first = einsum(values);
-        let first = Contracting { prepared: einsum_first.plan(&all)?, einsum: einsum_first, arguments: all };
+        let first = Timed::new(einsum(values), arguments(values)?, opened.gpu())?;
         let second = match op {
             Op::Attention => {
                 // Weights have the shape and the type of those that the values alone are timed with.
@@ -70,12 +59,11 @@ impl<'a> Call<'a> {
             }
             _ => None,
         };
-        let (scale, gpu) = (1.0 / (d as f64).sqrt(), opened.gpu());
-        Ok(Self { first, second, scale, pool, gpu, replays: Replays::default() })
+        Ok(Self { first, second, scale: 1.0 / (d as f64).sqrt(), pool })
     }
 
     pub(super) fn run(&self) -> Result<Tensor, Error> {
-        let result = self.first.prepared.run(&self.first.arguments)?;
+        let result = self.first.run()?;
         let Some((values, arguments)) = &self.second else { return Ok(result) };
         let scale = self.scale;
         let weights = self.pool.install(|| softmax(&result, scale))?;
@@ -87,21 +75,18 @@ impl<'a> Call<'a> {
 
     /// The ways that were chosen, in order.
     pub(super) fn way(&self) -> String {
+        let first = clock::ways(self.first.prepared());
         match &self.second {
-            None => clock::ways(&self.first.prepared),
-            Some((values, _)) => {
-                format!("{}, softmax, {}", clock::ways(&self.first.prepared), clock::ways(values))
-            }
+            None => first,
+            Some((values, _)) => format!("{first}, softmax, {}", clock::ways(values)),
         }
     }
 
     /// Seconds of calls in a row, at least one, until their number or the time is reached.
     pub(super) fn time(&self, turn: Turn) -> Result<Vec<f64>, Error> {
-        match self.gpu {
-            Some(gpu) => self.replays.time(turn, |launches, replays| {
-                self.first.einsum.replay_seconds(gpu, &self.first.arguments, launches, replays)
-            }),
-            None => clock::calls(turn, || self.run()),
+        match self.second {
+            None => self.first.time(turn),
+            Some(_) => clock::calls(turn, || self.run()),
         }
     }
 }

@@ -1,6 +1,5 @@
 //! The measuring itself: engines take turns on a problem, and cases take turns for each k.
 
-
 use einfall::{Error, Machine};
 
 use super::data::{Lists, Looked, Rows, distinct_bytes, stored_bytes};
