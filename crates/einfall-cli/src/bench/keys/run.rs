@@ -234,7 +234,10 @@ impl Bench<'_> {
             self.progress.message(&format!("{op} {case} k={k}: {name}"));
             self.go_on()
         };
-        let mut again = || Ok(ours.seconds.extend(ours.call.time(our_turn)?));
+        let mut again = || {
+            ours.seconds.extend(ours.call.time(our_turn)?);
+            Ok(())
+        };
         let runs = rivals.turns(&names, self.turn(), &mut again, &begins, &about, notes)?;
         let rows = runs.into_iter().map(|run| {
             let mut compared = oracle.compare(&run.first.positions, &run.first.sample);

@@ -188,7 +188,7 @@ mod tests {
         assert_eq!(dense.iter().filter(|case| case.section() == "tccg").count(), 24);
         let (cpu, gpu) = (lookups(&[], false).unwrap(), lookups(&[], true).unwrap());
         assert!(cpu.iter().any(|case| case.name == "heads-cpu") && gpu.iter().any(|case| case.name == "heads"));
-        assert_eq!((cpu.len(), gpu.len()), (22, 26));
+        assert_eq!((cpu.len(), gpu.len()), (22, 27));
     }
 
     #[test]

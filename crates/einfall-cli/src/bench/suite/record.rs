@@ -171,10 +171,11 @@ impl SuiteReport {
         problems.collect()
     }
 
-    /// Whether cases were run in several types, so that each has to say its own.
+    /// Whether a case was run in several types, so that each has to say its own.
     #[must_use]
     pub fn several_dtypes(&self) -> bool {
-        self.settings.dtype.contains(',')
+        let ours: Vec<&SuiteRow> = self.rows.iter().filter(|row| row.is_ours()).collect();
+        ours.iter().any(|row| ours.iter().any(|other| other.name == row.name && other.dtype != row.dtype))
     }
 
     /// One line about where and how.

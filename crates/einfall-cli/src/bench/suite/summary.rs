@@ -101,3 +101,90 @@ fn wrap(lines: &mut Vec<String>, name: &str, text: &str) {
     }
     lines.push(line);
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use einfall::DType;
+
+    use super::*;
+    use crate::bench::record::{EINFALL, Machine, Measured, Run};
+    use crate::bench::suite::record::{Pass, Skipped, Suite, SuiteRow};
+
+    /// A row of a machine that reads 26 GB/s and computes 180 GFLOP/s; `ms` is its time.
+    fn row(name: &str, engine: &str, ms: f64, (flops, bytes): (u64, u64)) -> SuiteRow {
+        let machine = einfall::Machine::example();
+        let measured = Measured::new(engine, DType::F32, "cpu".to_owned(), flops, bytes, &machine);
+        SuiteRow {
+            name: name.to_owned(),
+            section: "classic".to_owned(),
+            pass: Pass::Forward,
+            equation: "ij,jk->ik".to_owned(),
+            sizes: BTreeMap::new(),
+            predicted_s: (engine == EINFALL).then_some(1e-3),
+            other: engine == "torch SDPA, all keys",
+            measured: measured.timed(vec![ms * 1e-3]),
+        }
+    }
+
+    fn report() -> SuiteReport {
+        let mut report = SuiteReport::new(Suite::Dense, Machine::default(), Run::default());
+        let (computes, reads) = ((180_000_000, 1000), (1000, 52_000_000));
+        report.rows = vec![
+            row("matmul", EINFALL, 2.0, computes),
+            row("matmul", "torch.einsum", 8.0, computes),
+            row("matmul", "torch SDPA, all keys", 0.1, computes),
+            row("gemv", EINFALL, 4.0, reads),
+            row("gemv", "torch.einsum", 2.0, reads),
+            row("gemv", "numpy.einsum", 1.0, reads),
+            row("trace", EINFALL, 1.1, reads),
+        ];
+        report
+    }
+
+    #[test]
+    fn who_wins_and_by_how_much_is_said() {
+        let mut report = report();
+        // Whoever is wrong has not won.
+        report.rows[5].measured.ok = false;
+        report.skipped.push(Skipped { name: "outer f32".into(), why: "it is too large".into(), failed: false });
+        insta::assert_snapshot!(lines(&report).join("\n"), @"
+        Summary: 3 of 3 cases right
+          best peer  takes 1.41 × einfall's time in the geometric mean; 1 of 2 cases below 0.95 ×
+          worst      gemv 0.500 (torch.einsum), matmul 4.00 (torch.einsum)
+          floor      2 cases bound by memory: 182 % of the floor's speed in the median, least 50.0 % (gemv)
+                     1 case bound by compute: 50.0 % of the floor's speed in the median, least 50.0 %
+                     (matmul)
+          plans      predicted times are off by 50.0 % in the median, 33.3 % are within a factor of 1.3
+                     furthest off: gemv 0.250 ×, matmul 0.500 ×, trace 0.909 ×
+          not run    outer f32
+        ");
+    }
+
+    #[test]
+    fn a_report_comes_back_from_json() {
+        let report = report();
+        let text = report.to_json();
+        assert!(SuiteReport::from_json(&text).unwrap() == report, "{text}");
+        for name in ["\"suite\": \"dense\"", "\"pass\": \"forward\"", "\"min_s\"", "\"floor_kind\": \"memory\""] {
+            assert!(text.contains(name), "{name} in {text}");
+        }
+        assert!(SuiteReport::from_json(&text.replace("\"format\": 1", "\"format\": 2")).is_err());
+    }
+
+    #[test]
+    fn the_text_fits_into_100_columns_or_what_a_case_takes() {
+        let mut text = Vec::new();
+        crate::bench::suite::write_text(&mut text, &report()).unwrap();
+        let text = String::from_utf8(text).unwrap();
+        for wanted in ["classic\n=======", "matmul", "4.00", "(0.0500)", "Summary: 3 of 3 cases right"] {
+            assert!(text.contains(wanted), "{wanted:?} in\n{text}");
+        }
+        for line in text.lines().filter(|line| !line.starts_with("Time: ") && !line.starts_with("peer: ")) {
+            assert!(line.chars().count() <= 100, "{line}");
+        }
+        let page = crate::bench::suite::page::page(&report());
+        assert!(page.contains("<svg ") && page.contains("gemv") && page.ends_with("</html>\n"));
+    }
+}
