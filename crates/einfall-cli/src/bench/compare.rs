@@ -63,6 +63,27 @@ pub(super) fn unit_roundoff(dtype: DType) -> f64 {
     }
 }
 
+/// Weights `softmax(scale · score)` of scores that may be off themselves; a missing score has no weight.
+///
+/// A score that is off by δ changes its power, and the total, by a factor of at most e^δ each. Products with the scale,
+/// powers, their sum and the quotient are rounded in the type that sums are in, scaled scores and weights in the type of
+/// the data.
+pub(super) fn softmax(scores: &[Option<Bounded>], scale: f64, sums_in: DType, dtype: DType) -> Vec<Bounded> {
+    let there = || scores.iter().flatten();
+    let most = there().map(|score| score.value).fold(f64::NEG_INFINITY, f64::max);
+    let power = |score: &Bounded| ((score.value - most) * scale).exp();
+    let total: f64 = there().map(power).sum();
+    let off = there().map(|score| score.tolerance * scale).fold(0.0, f64::max);
+    let largest = there().map(|score| score.value.abs() * scale).fold(0.0, f64::max);
+    let terms = scores.len() as f64 + 16.0;
+    let relative = 2.0 * off + unit_roundoff(sums_in) * terms + unit_roundoff(dtype) * (4.0 + 4.0 * largest);
+    let weight = |score: &Option<Bounded>| {
+        let value = score.as_ref().map_or(0.0, |score| power(score) / total);
+        Bounded { value, tolerance: value * relative.exp_m1() }
+    };
+    scores.iter().map(weight).collect()
+}
+
 /// Positions of a sample of `total` elements, spread over them (Knuth's multiplier).
 pub(super) fn positions(total: usize) -> Vec<usize> {
     if total <= SAMPLE {

@@ -107,22 +107,9 @@ impl Oracle<'_> {
 
     fn attention(&self, list: usize, at: usize) -> Bounded {
         let Sizes { k, d, .. } = self.lists.sizes;
-        let scale = 1.0 / (d as f64).sqrt();
-        let scores: Vec<Bounded> = (0..k).map(|key| self.score(list, key)).collect();
-        let most = scores.iter().map(|score| score.value).fold(f64::NEG_INFINITY, f64::max);
-        let powers: Vec<f64> = scores.iter().map(|score| ((score.value - most) * scale).exp()).collect();
-        let total: f64 = powers.iter().sum();
-        // A score that is off by δ changes its power, and the total, by a factor of at most e^δ each. Products with the
-        // scale, powers, their sum and the quotient are rounded in the type that sums are in, scaled scores and weights
-        // in the type of the data.
-        let off = scores.iter().map(|score| score.tolerance * scale).fold(0.0, f64::max);
-        let stored = unit_roundoff(self.rows.query.dtype());
-        let largest = scores.iter().map(|score| score.value.abs() * scale).fold(0.0, f64::max);
-        let relative = 2.0 * off + unit_roundoff(self.sums_in) * (k as f64 + 16.0) + stored * (4.0 + 4.0 * largest);
-        self.weighted(list, at, |key| {
-            let weight = powers[key] / total;
-            Bounded { value: weight, tolerance: weight * relative.exp_m1() }
-        })
+        let scores: Vec<Option<Bounded>> = (0..k).map(|key| Some(self.score(list, key))).collect();
+        let weights = compare::softmax(&scores, 1.0 / (d as f64).sqrt(), self.sums_in, self.rows.query.dtype());
+        self.weighted(list, at, |key| weights[key])
     }
 }
 

@@ -27,6 +27,11 @@ impl Data {
         };
         Ok(Self { arrays: problem.arguments.iter().enumerate().map(made).collect::<Result<_, _>>()? })
     }
+
+    /// The array of a role.
+    pub(super) fn get(&self, role: &str) -> Option<&Tensor> {
+        self.arrays.iter().find(|(name, _)| *name == role).map(|(_, tensor)| &**tensor)
+    }
 }
 
 fn make(array: &Array, seed: u64, stream: u64) -> Result<Tensor, Error> {

@@ -4,6 +4,8 @@
 //! result is compared with plain loops; a wrong one of ours, or one that there is not, fails the run after everything is
 //! written.
 
+mod attention;
+mod call;
 mod cases;
 mod data;
 mod options;
@@ -20,13 +22,13 @@ use std::io::Write;
 use einfall::DType;
 
 use super::record::Run;
-use super::{place, write};
+use super::{place, table as rows, units, write};
 use crate::Surroundings;
 use crate::arguments::SuiteArgs;
 use crate::failure::Failure;
-use crate::interrupt;
+use crate::{host, interrupt};
 use options::Options;
-use record::{Suite, SuiteReport};
+use record::{Problem, Suite, SuiteReport};
 
 /// Runs a suite, and writes what it found to `out` and to files.
 ///
@@ -79,6 +81,22 @@ pub fn write_text(out: &mut dyn Write, report: &SuiteReport) -> std::io::Result<
     summary::lines(report).iter().try_for_each(|line| writeln!(out, "{line}"))
 }
 
+/// Every row as cells of a table, its case first; the titles are those of [`rows`](super::table::HEADER).
+#[must_use]
+pub fn lines(report: &SuiteReport) -> Vec<(String, [String; 8])> {
+    let of_problem = |problem: Problem<'_>| {
+        let rows = [problem.ours].into_iter().chain(problem.peers.iter().copied());
+        rows.map(|row| (problem.title(true), rows::cells(row, Some(problem.ours.min_s)))).collect::<Vec<_>>()
+    };
+    report.problems().into_iter().flat_map(of_problem).collect()
+}
+
+/// The ratios to the fastest peers as an SVG; none without peers.
+#[must_use]
+pub fn picture(report: &SuiteReport) -> Option<String> {
+    page::ratios(report)
+}
+
 fn measured(options: &Options, args: &SuiteArgs, surroundings: &Surroundings<'_>) -> Result<SuiteReport, Failure> {
     let opened = place::open_measured(&place::Wanted {
         device: options.device,
@@ -101,6 +119,13 @@ fn measured(options: &Options, args: &SuiteArgs, surroundings: &Surroundings<'_>
         report.notes.push("the rates of this machine are estimates".to_owned());
     }
     run::measure(args, options, &opened, surroundings.interpreter, &mut report)?;
+    let (load, cores) = (host::load().unwrap_or(0.0), report.machine.cores as f64);
+    if cores > 0.0 && load > cores + 1.0 {
+        report.notes.push(format!(
+            "other programs were running: {} wanted the {cores} cores in the last minutes; times are uncertain",
+            units::digits(load)
+        ));
+    }
     Ok(report)
 }
 

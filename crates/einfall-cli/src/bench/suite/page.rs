@@ -24,18 +24,8 @@ pub(super) fn page(report: &SuiteReport) -> String {
         escape(table::LEGEND),
         escape(&summary::lines(report).join("\n"))
     );
-    let problems = report.problems();
-    let mut ratios: Vec<(String, f64)> = problems
-        .iter()
-        .filter_map(|problem| Some((problem.title(report.several_dtypes()), problem.ratio()?)))
-        .collect();
-    ratios.sort_by(|a, b| a.1.total_cmp(&b.1));
-    if !ratios.is_empty() {
-        let _ = writeln!(
-            body,
-            "<h2>The fastest peer's time over einfall's</h2>\n<figure>{}</figure>",
-            chart::ratios(&ratios)
-        );
+    if let Some(picture) = ratios(report) {
+        let _ = writeln!(body, "<h2>The fastest peer's time over einfall's</h2>\n<figure>{picture}</figure>");
     }
     for (section, problems) in table::sections(report) {
         let engines = table::engines(report, &problems);
@@ -64,6 +54,14 @@ pub(super) fn page(report: &SuiteReport) -> String {
         body += "</ul>\n";
     }
     chart::document(&title, &body)
+}
+
+/// How each case compares with its fastest peer, the worst first; none without peers.
+pub(super) fn ratios(report: &SuiteReport) -> Option<String> {
+    let ratio = |problem: &Problem<'_>| Some((problem.title(report.several_dtypes()), problem.ratio()?));
+    let mut ratios: Vec<(String, f64)> = report.problems().iter().filter_map(ratio).collect();
+    ratios.sort_by(|a, b| a.1.total_cmp(&b.1));
+    (!ratios.is_empty()).then(|| chart::ratios(&ratios))
 }
 
 /// Every row of some problems, folded away.

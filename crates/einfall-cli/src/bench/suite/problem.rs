@@ -183,7 +183,11 @@ impl Problem {
             Kind::Values => (format!("bhqk,bh[{bracket}]d->bhqd"), vec![weights, values], vec![b, h, q, d], scores),
             _ => {
                 let flops = scores + 2 * product([b, h, q, k, dv]);
-                (format!("attention over [{bracket}]"), vec![query, keys, values], vec![b, h, q, dv], flops)
+                // Of `r` heads of the query each group of keys has, one of them where every head has its own.
+                let bracket = bracket.replace('h', "g");
+                let equation = format!("bgrqd,bg[{bracket}]d,bg[{bracket}]e->bgrqe");
+                self.size = window.then(|| ("w".to_owned(), k));
+                (equation, vec![query, keys, values], vec![b, h, q, dv], flops)
             }
         };
         if !window {

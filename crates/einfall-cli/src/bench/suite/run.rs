@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
-use einfall::{DType, Einsum, Error, Tensor};
+use einfall::{DType, Error, Tensor};
 
+use super::attention::AttentionOracle;
+use super::call::Call;
 use super::cases::Kind;
 use super::data::Data;
 use super::options::Options;
@@ -11,7 +13,6 @@ use super::oracle::{Oracle, sample};
 use super::problem::Problem;
 use super::record::{Skipped, SuiteReport, SuiteRow};
 use crate::arguments::SuiteArgs;
-use crate::bench::clock::{self, Timed};
 use crate::bench::compare::{Bounded, Compared};
 use crate::bench::peers::{Interpreter, Question};
 use crate::bench::record::{EINFALL, Measured};
@@ -77,17 +78,14 @@ impl Bench<'_> {
             skip(why, false);
             return Ok(());
         }
-        if problem.kind == Kind::Attention {
-            skip("attention is not one call of the library yet".to_owned(), false);
+        if problem.kind == Kind::Attention && self.opened.gpu().is_some() {
+            skip("attention is not replayed on a GPU yet".to_owned(), false);
             return Ok(());
         }
         self.say(&format!("{name}: making the data"))?;
         let data = Data::new(problem, self.options.seed)?;
-        let arguments = data.arrays.iter().map(|(_, tensor)| tensor.view()).collect();
-        let einsum = Einsum::new(&problem.equation).device(self.opened.device());
-        let einsum = problem.size.iter().fold(einsum, |einsum, (key, len)| einsum.size(key, *len));
         self.say(&format!("{name}: comparing"))?;
-        let begun = Timed::new(einsum, arguments, self.opened.gpu()).and_then(|call| {
+        let begun = Call::new(problem, &data, self.opened).and_then(|call| {
             let result = call.run()?;
             Ok((call, result))
         });
@@ -118,8 +116,8 @@ impl Bench<'_> {
             Some(rivals) => runs = self.beside(problem, &data, rivals, &mut ours, &mut report.notes)?,
         }
         let measured = self.measured(problem, EINFALL, &call).compared(&compared).timed(seconds);
-        let way = Some(clock::ways(call.prepared()));
-        let predicted_s = Some(call.prepared().plan().cost().seconds);
+        let way = Some(call.ways());
+        let predicted_s = Some(call.cost().seconds);
         report.rows.push(SuiteRow { predicted_s, ..row(problem, Measured { way, peak_bytes, ..measured }) });
         for run in runs {
             let other = OTHER.contains(&run.name.as_str());
@@ -152,7 +150,7 @@ impl Bench<'_> {
         (needed > 0.8 * free).then(|| format!("it needs {needs} of memory with its peers, and {frees} are free"))
     }
 
-    fn peak(&self, call: &Timed<'_>) -> Result<Option<u64>, Error> {
+    fn peak(&self, call: &Call<'_>) -> Result<Option<u64>, Error> {
         let (result, peak_bytes) = peak_during(|| call.run());
         drop(result?);
         Ok(peak_bytes.map(|bytes| bytes as u64))
@@ -190,8 +188,8 @@ impl Bench<'_> {
     }
 
     /// The work of a problem, for an engine. Where the order of operands decides, the plan's arithmetic counts.
-    fn measured(&self, problem: &Problem, engine: &str, call: &Timed<'_>) -> Measured {
-        let flops = problem.flops.unwrap_or_else(|| call.prepared().plan().cost().flops as u64);
+    fn measured(&self, problem: &Problem, engine: &str, call: &Call<'_>) -> Measured {
+        let flops = problem.flops.unwrap_or_else(|| call.cost().flops as u64);
         let machine = self.opened.device().machine();
         Measured::new(engine, problem.dtype, self.options.device.to_string(), flops, problem.bytes, machine)
     }
@@ -211,33 +209,56 @@ fn row(problem: &Problem, measured: Measured) -> SuiteRow {
 }
 
 /// What results are compared with.
-struct Reference<'a> {
-    oracle: Option<Oracle<'a>>,
-    dtype: DType,
+enum Reference<'a> {
+    Einsum(Oracle<'a>, DType),
+    Attention(AttentionOracle<'a>, DType),
+    /// Nothing knows what is right.
+    None,
 }
 
 impl<'a> Reference<'a> {
-    fn new(problem: &Problem, data: &'a Data) -> Self {
+    fn new(problem: &'a Problem, data: &'a Data) -> Self {
         let arguments: Vec<&Tensor> = data.arrays.iter().map(|(_, tensor)| &**tensor).collect();
-        Self { oracle: Oracle::new(&problem.equation, &arguments, &problem.output), dtype: problem.dtype }
+        let reference = if problem.kind == Kind::Attention {
+            AttentionOracle::new(problem, data).map(|oracle| Self::Attention(oracle, problem.dtype))
+        } else {
+            let oracle = Oracle::new(&problem.equation, &arguments, &problem.output);
+            oracle.map(|oracle| Self::Einsum(oracle, problem.dtype))
+        };
+        reference.unwrap_or(Self::None)
+    }
+
+    fn dtype(&self) -> DType {
+        match self {
+            Self::Einsum(_, dtype) | Self::Attention(_, dtype) => *dtype,
+            Self::None => DType::F64,
+        }
     }
 
     fn compare(&self, result: &Tensor) -> Compared {
         let (positions, values) = sample(result);
-        self.check(result.shape(), &positions, &values, self.dtype.accumulator())
+        self.check(result.shape(), &positions, &values, self.dtype().accumulator())
     }
 
     /// Of a peer nobody knows what it sums in.
     fn compare_peer(&self, run: &PeerRun) -> Compared {
-        self.check(&run.first.shape, &run.first.positions, &run.first.sample, self.dtype)
+        self.check(&run.first.shape, &run.first.positions, &run.first.sample, self.dtype())
     }
 
     fn check(&self, shape: &[usize], positions: &[usize], values: &[f64], sums_in: DType) -> Compared {
-        let Some(oracle) = &self.oracle else { return Compared::OF_ANOTHER_SHAPE };
-        if shape != oracle.shape() || values.len() != positions.len() {
+        let right = match self {
+            Self::Einsum(oracle, _) => oracle.shape(),
+            Self::Attention(oracle, _) => oracle.shape(),
+            Self::None => return Compared::OF_ANOTHER_SHAPE,
+        };
+        if shape != right || values.len() != positions.len() {
             return Compared::OF_ANOTHER_SHAPE;
         }
-        let expected: Vec<Bounded> = oracle.expected(positions, sums_in);
+        let expected: Vec<Bounded> = match self {
+            Self::Einsum(oracle, _) => oracle.expected(positions, sums_in),
+            Self::Attention(oracle, _) => oracle.expected(positions, sums_in),
+            Self::None => Vec::new(),
+        };
         Compared::new(values.iter().copied().zip(expected))
     }
 }
