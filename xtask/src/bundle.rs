@@ -1,7 +1,7 @@
 //! Everything that a machine with a GPU needs to run tests and timings, and that has no Rust: in one folder.
 //!
-//! *In*: this checkout, cargo, binutils and pip. *Out*: `target/bundle` with `run.sh`, for the same processor and a libc
-//! that is not older. NVRTC is not in it: it comes with torch, or with the CUDA toolkit.
+//! *In*: this checkout, cargo, binutils and pip. *Out*: `target/bundle` with `run.sh` and `sanitize.sh`, for the same
+//! processor and a libc that is not older. NVRTC is not in it: it comes with torch, or with the CUDA toolkit.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -34,7 +34,9 @@ pub(crate) fn bundle() -> Outcome {
     check_needed(&extension)?;
     copy(&python.join("tests").join("test_cuda.py"), &target.join("tests").join("test_cuda.py"))?;
     copy(&python.join("benches").join("time_gpu.py"), &target.join("time_gpu.py"))?;
-    copy(&root.join("xtask").join("bundle").join("run.sh"), &target.join("run.sh"))?;
+    for script in ["run.sh", "sanitize.sh"] {
+        copy(&root.join("xtask").join("bundle").join(script), &target.join(script))?;
+    }
     wheels(&target.join("wheels"));
     let bytes = size(&target);
     println!("{} in {:.1} MiB; there: sh run.sh [RESULTS]", target.display(), bytes as f64 / f64::from(1 << 20));

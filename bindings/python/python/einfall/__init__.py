@@ -23,6 +23,7 @@ from typing import Sequence as _Sequence
 from einfall import _einfall, _hooks
 from einfall._einfall import Plan, TableError, cache_clear, einsum, gradient, machine, plan
 from einfall._report import BenchReport, Report
+from einfall._table import Table
 
 __version__ = _einfall.__version__
 
@@ -31,6 +32,7 @@ __all__ = [
     "CacheInfo",
     "Plan",
     "Report",
+    "Table",
     "TableError",
     "bench_keys",
     "cache_clear",
