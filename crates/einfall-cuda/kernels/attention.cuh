@@ -1,7 +1,7 @@
 // Attention over lists of rows: places, tables, windows and limits. Stands behind elements.cuh.
 // Defines expected: D (depth), E (width of a value), VECD, VECE (elements a load of key, value rows takes), TABLE (0|4|8 bytes
 // of a value), WINDOWS (0..3, axes slid over; then no table), OUTER (1..8 loops around a list), KEYS (1..3 loops along it),
-// BIAS, CAUSAL, RAGGED (0|4|8 bytes of an offset), STATUS, LSE.
+// BIAS (0|1|2), CAUSAL, RAGGED (0|4|8 bytes of an offset), STATUS, LSE.
 #if DTYPE == F64
 #define EXP2(x) exp2(x)
 #define LOG2(x) log2(x)
@@ -25,19 +25,30 @@ typedef int Offset;
 typedef long long Offset;
 #endif
 
+// A bias is of the elements' type or, BIAS == 2, of their accumulator.
+#if BIAS == 2
+typedef Acc Bias;
+__device__ __forceinline__ Acc widen_bias(Acc x) { return x; }
+__device__ __forceinline__ Acc narrow_bias(Acc x) { return x; }
+#else
+typedef T Bias;
+__device__ __forceinline__ Acc widen_bias(T x) { return widen(x); }
+__device__ __forceinline__ T narrow_bias(Acc x) { return narrow(x); }
+#endif
+
 // Fields of 8 bytes. Strides in elements, one for each loop around a list: of size, query, key, value, table, bias, out, lse, the
 // limit, the offsets of ragged lists, then of the backward pass: grad_out, stats, gradients of query, key, value.
 struct Params {
-  const T* query; const T* key; const T* value; const Index* table; const T* bias; const Offset* offsets;
+  const T* query; const T* key; const T* value; const Index* table; const Bias* bias; const Offset* offsets;
   T* out; Acc* lse; unsigned* status;
-  const T* grad_out; Acc* stats; T* grad_query; T* grad_bias;
+  const T* grad_out; Acc* stats; T* grad_query; Bias* grad_bias;
   T* grad_key; T* grad_value; const unsigned* begins; const unsigned* positions; unsigned* to_keys;
   double scale;
   i64 lists;                       // product of size
   i64 keys;                        // length of a list
   i64 n;                           // rows to choose from
   i64 row_k, row_v;                // from one row to the next
-  i64 limit, ragged_stride, entry_stride, lists_ragged;
+  i64 limit, ragged_stride;
   i64 groups, per_block;           // lists that share no rows; blocks each (packs of lists a block where there are phases)
   i64 at_values, at_saved, at_zeros, at_pairs;     // bytes in shared memory
   i64 row_y, row_z;                // from one row of the gradients of keys and values to the next
@@ -51,7 +62,7 @@ struct Params {
 struct Place {
   i64 q, k, v, t, b, o, l, m, g, s, u, y, z;
 #if RAGGED
-  unsigned len;
+  i64 r;
 #endif
 #if WINDOWS
   i64 w[WINDOWS];
@@ -60,9 +71,6 @@ struct Place {
 
 // Where a list stands.
 template <int FROM, int TO> __device__ __forceinline__ void add_place(const Params& p, unsigned i, Place& at) {
-#if RAGGED
-  i64 r = 0;
-#endif
   #pragma unroll
   for (int d = TO - 1; d >= FROM; d--) {
     unsigned x = i;
@@ -80,43 +88,46 @@ template <int FROM, int TO> __device__ __forceinline__ void add_place(const Para
     at.m += x * p.m[d];
 #endif
 #if RAGGED
-    r += x * p.r[d];
+    at.r += x * p.r[d];
 #endif
 #if WINDOWS
     #pragma unroll
     for (int w = 0; w < WINDOWS; w++) at.w[w] += x * p.window_list[w * OUTER + d];
 #endif
   }
-#if RAGGED
-  if (TO == OUTER) {
-    const i64 from = (i64)p.offsets[r], to = (i64)p.offsets[r + p.ragged_stride];
-    at.t += from * p.entry_stride;
-    at.len = to > from ? (unsigned)(to - from) : 0u;
-  }
-#endif
 }
 __device__ __forceinline__ Place no_place() {
   Place at = {};
   return at;
 }
-__device__ __forceinline__ unsigned length_of(const Params& p, const Place& at) {
+__device__ __forceinline__ void report(unsigned* status) { *(volatile unsigned*)status = 1u; }
+
+// The keys of a list; of a ragged one, table and bias then begin with its own.
+__device__ __forceinline__ unsigned length_of(const Params& p, Place& at) {
 #if RAGGED
-  return at.len;
+  const u64 from = (u64)(i64)p.offsets[at.r], to = (u64)(i64)p.offsets[at.r + p.ragged_stride];
+  if (from > to || to > (u64)p.entries) { report(p.status); return 0; }
+  at.t += (i64)from * p.key_t[0];
+#if BIAS
+  at.b += (i64)from * p.key_b[0];
+#endif
+  return (unsigned)(to - from);
 #else
   return (unsigned)p.keys;
 #endif
 }
 
 #if RAGGED
-// Which list an entry belongs to: the last that begins no later.
+// Which list an entry belongs to, p.terms where it is in none.
 __device__ __forceinline__ unsigned list_of(const Params& p, unsigned entry) {
-  unsigned low = 0, high = (unsigned)p.lists_ragged;
+  unsigned low = 0, high = (unsigned)p.terms;
   while (low < high) {
     const unsigned middle = low + (high - low) / 2;
-    if ((u64)p.offsets[(middle + 1) * p.ragged_stride] <= entry) low = middle + 1;
+    if ((u64)(i64)p.offsets[(middle + 1) * p.ragged_stride] <= entry) low = middle + 1;
     else high = middle;
   }
-  return low;
+  const bool begun = low < (unsigned)p.terms && (u64)(i64)p.offsets[low * p.ragged_stride] <= entry;
+  return begun ? low : (unsigned)p.terms;
 }
 #endif
 
@@ -146,8 +157,6 @@ __device__ __forceinline__ Index look(const Params& p, const Place& at, unsigned
   return 0;
 #endif
 }
-
-__device__ __forceinline__ void report(unsigned* status) { *(volatile unsigned*)status = 1u; }
 
 // The row at place kk of a list, or -1 where there is none.
 __device__ __forceinline__ int row_of(const Params& p, const Place& at, Index value, unsigned kk, bool on) {
@@ -197,7 +206,7 @@ __device__ __forceinline__ i64 bias_place(const Params& p, unsigned kk) {
 // The bias of place kk, 0 without one.
 __device__ __forceinline__ Acc bias_of(const Params& p, const Place& at, unsigned kk, bool on) {
 #if BIAS
-  return on ? widen(p.bias[at.b + bias_place(p, kk)]) : (Acc)0;
+  return on ? (Acc)widen_bias(p.bias[at.b + bias_place(p, kk)]) : (Acc)0;
 #else
   return 0;
 #endif

@@ -8,9 +8,9 @@ extern "C" __global__ void __launch_bounds__(BLOCK) attention_entries(const __gr
   for (u64 i = (u64)blockIdx.x * BLOCK + threadIdx.x; i < entries; i += (u64)gridDim.x * BLOCK) {
     Place at = no_place();
 #if RAGGED
-    const unsigned group = 0;
-    const Index value = p.table[i * p.entry_stride];
-    const int row = row_of(p, at, value, 0, list_of(p, (unsigned)i) < terms);
+    const unsigned group = 0, t = list_of(p, (unsigned)i);
+    if (t < terms) add_place<AT_TERMS, AT_HEADS>(p, t, at);
+    const int row = row_of(p, at, look(p, at, (unsigned)i, true), 0, t < terms);
 #else
     const unsigned t_all = (unsigned)i / keys, kk = (unsigned)i - t_all * keys, group = t_all / terms, t = t_all - group * terms;
     add_place<0, GROUPED>(p, group, at);

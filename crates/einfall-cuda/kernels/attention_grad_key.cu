@@ -44,7 +44,7 @@ __device__ __forceinline__ void add_entries(const Params& p, const Place& home, 
         Place x = at;
         const unsigned entry = next[h] - before;
 #if RAGGED
-        const unsigned t = list_of(p, entry), kk = 0;
+        const unsigned t = list_of(p, entry), kk = entry;
 #else
         const unsigned t = entry / keys, kk = entry - t * keys;
 #endif

@@ -58,7 +58,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK, MINBLOCKS) attention_grad_qu
         const bool on = row[h] >= 0 && lse != LOW;
         w[h] = on ? EXP2(s[h] + bias_of(p, at, kk, on) * LOG2E - lse) * (d[h] - delta) : (Acc)0;
 #if GRAD_BIAS
-        if (kk < to && (SAME == 1 || l % SAME == 0)) p.grad_bias[at.b + bias_place(p, kk)] = narrow(w[h]);
+        if (kk < to && (SAME == 1 || l % SAME == 0)) p.grad_bias[at.b + bias_place(p, kk)] = narrow_bias(w[h]);
 #endif
       }
       if (GRAD_QUERY) add_rows<TURNS_D, VECD, BYTES_D>(w, c, acc);
