@@ -54,6 +54,16 @@ pub enum Memory {
     /// The part of the scratch memory, behind all other, whose contents depend on tables alone: the same offsets, but
     /// where a caller keeps it from one launch to the next it lies elsewhere, and tasks that only fill it are left out.
     Kept,
+    /// Of an attention: query, key, value or bias.
+    Operand(usize),
+    /// Of an attention: the offsets of lists of different lengths.
+    Offsets,
+    /// Of an attention: the log-sum-exp.
+    LogSum,
+    /// Of an attention, backward: the gradient of the output.
+    GradOut,
+    /// Of an attention, backward: the gradient of an operand.
+    Gradient(usize),
 }
 
 /// A contraction to be lowered, with what is known beside it.
@@ -97,6 +107,11 @@ impl Fields {
     /// A pointer to elements of a type in the scratch memory, so many bytes from its start.
     pub fn scratch(&mut self, element: &str, name: &str, offset: usize) -> String {
         self.field(&format!("{element}*"), name, Value::Pointer(Memory::Scratch, offset as i64))
+    }
+
+    /// A field of any type of 8 bytes.
+    pub fn value(&mut self, kind: &str, name: &str, value: Value) -> String {
+        self.field(kind, name, value)
     }
 
     fn field(&mut self, kind: &str, name: &str, value: Value) -> String {
