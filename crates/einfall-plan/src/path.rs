@@ -2,10 +2,11 @@
 //!
 //! *In*: the labels of each operand, their lengths, and the labels that must survive. *Out*: a [`Path`]: pairs of
 //! positions in a growing list, the result of pair `i` being operand `operands + i`. Few operands are ordered exactly
-//! (dynamic programming over subsets, minimising multiply-adds); more by a
-//! greedy search. Both are deterministic: the same equation always gets the same order, hence the same bits.
+//! (dynamic programming over subsets, minimising multiply-adds); more by greedy searches, whose
+//! cheapest order is then mended a few neighbours at a time. Both are deterministic: the same equation always gets the same order, hence the same bits.
 
 mod greedy;
+mod tree;
 
 use std::collections::BTreeMap;
 
@@ -62,7 +63,7 @@ pub fn find_path(network: &Network<'_>, order: &Order) -> Result<Path, String> {
         Order::LeftToRight => Ok(left_to_right(operands, "left to right")),
         Order::Auto if operands <= MOST_EXACT => Ok(exact(network)),
         Order::Exact if operands <= 16 => Ok(exact(network)),
-        Order::Auto | Order::Greedy | Order::Exact => Ok(Path { pairs: greedy::greedy(network), method: "greedy" }),
+        Order::Auto | Order::Greedy | Order::Exact => Ok(Path { pairs: tree::search(network), method: "greedy" }),
     }
 }
 
