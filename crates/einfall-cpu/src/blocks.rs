@@ -11,6 +11,10 @@ use einfall_plan::{Access, Contraction, Machine, Plan, Role, Slot};
 /// Kernels whose time is that of the bytes they move, however few rows they are given.
 const STREAMING: [&str; 4] = ["nest", "dots", "axpys", "copies"];
 
+/// Blocks at least, so that there are some for every thread. The number of threads must not matter: sums are split by the
+/// size of a block.
+const FEWEST: usize = 16;
+
 /// A label along which a plan is cut.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Blocks {
@@ -45,9 +49,8 @@ impl Blocks {
             let (name, len) = (plan.problem.name(label).to_string(), plan.problem.len(label));
             let loops = plan.steps.iter().map(|step| begun_by(&step.contraction, &name, len)).collect::<Option<_>>()?;
             // A third of the second cache for intermediate results, the rest for what streams by.
-            let count = bytes.div_ceil(machine.l2_bytes / 3).max(machine.threads);
-            let blocks = Blocks { loops, len, count };
-            (count <= len / 2 && blocks.slots() >= machine.threads).then_some(blocks)
+            let count = bytes.div_ceil(machine.l2_bytes / 3).max(FEWEST);
+            (count <= len / 2).then_some(Blocks { loops, len, count })
         })
     }
 

@@ -180,16 +180,20 @@ impl CpuDevice {
     ) -> Result<(), BadTable> {
         let seconds = plan.cost().seconds * self.threads.count() as f64;
         let share = 1.0 / blocks.count as f64;
+        let run = |block: usize, slot: usize| {
+            plan.steps.iter().enumerate().try_for_each(|(at, step)| {
+                let contraction = blocks.cut(plan, at, block, slot);
+                self.run_contraction(step, &contraction, memory, tables, share)
+            })
+        };
+        // Every thread needs a place for intermediate results.
+        if blocks.slots() < self.threads.count() {
+            return (0..blocks.count).try_for_each(|block| run(block, 0));
+        }
         let slots = AtomicUsize::new(0);
         let next_slot = || slots.fetch_add(1, Ordering::Relaxed);
         self.threads.for_pieces_with(blocks.count, 1, seconds, next_slot, |&mut slot, range| {
-            debug_assert!(slot < blocks.slots(), "no more threads than blocks");
-            range.into_iter().try_for_each(|block| {
-                plan.steps.iter().enumerate().try_for_each(|(at, step)| {
-                    let contraction = blocks.cut(plan, at, block, slot);
-                    self.run_contraction(step, &contraction, memory, tables, share)
-                })
-            })
+            range.into_iter().try_for_each(|block| run(block, slot))
         })
     }
 

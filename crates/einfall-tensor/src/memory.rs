@@ -45,8 +45,7 @@ fn rounded(bytes: usize) -> Option<usize> {
     if bytes < LEAST {
         return Some(bytes);
     }
-    let step = (1usize << bytes.ilog2()) / 16;
-    bytes.checked_next_multiple_of(step)
+    bytes.checked_next_multiple_of(LEAST / 16)
 }
 
 fn layout(bytes: usize) -> Option<Layout> {

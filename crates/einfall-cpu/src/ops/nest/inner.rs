@@ -4,7 +4,8 @@ use super::plain::Turn;
 use crate::isa::Isa;
 use crate::scalar::Scalar;
 
-/// Runs a body compiled with the instructions of an ISA, so that the compiler may vectorise it with them.
+/// Runs a body compiled with the instructions of an ISA, so that the compiler may vectorise it with them. What the body names
+/// is moved into it: behind references, every store might change it, and nothing would be vectorised.
 macro_rules! for_isa {
     ($isa:expr, $body:expr) => {{
         #[cfg(target_arch = "x86_64")]
@@ -20,9 +21,9 @@ macro_rules! for_isa {
             }
             match $isa {
                 // SAFETY: an `Isa` is only made for a machine that has its instructions.
-                Isa::Avx512 => unsafe { avx512(|| $body) },
+                Isa::Avx512 => unsafe { avx512(move || $body) },
                 // SAFETY: as above.
-                Isa::Avx2 => unsafe { avx2(|| $body) },
+                Isa::Avx2 => unsafe { avx2(move || $body) },
                 _ => $body,
             }
         }
@@ -162,23 +163,19 @@ fn summed_lanes<T: Scalar, const K: usize, const FAR: bool>(
             }
         }
     }
+    // Joined before the rest, so that the sets need no addresses and stay in registers.
+    let mut lanes = sets[0];
+    for set in &sets[1..] {
+        for (sum, &more) in lanes.iter_mut().zip(set) {
+            *sum = T::add(*sum, more);
+        }
+    }
     let whole = count / LANES * LANES;
-    for (set, start) in (wide..whole).step_by(LANES).enumerate() {
-        for (lane, sum) in sets[set % K].iter_mut().enumerate() {
+    for start in (wide..whole).step_by(LANES) {
+        for (lane, sum) in lanes.iter_mut().enumerate() {
             *sum = T::add(*sum, term(start + lane));
         }
     }
-    let mut width = K / 2;
-    while width > 0 {
-        let (sums, more) = sets.split_at_mut(width);
-        for (sums, more) in sums.iter_mut().zip(more) {
-            for (sum, &more) in sums.iter_mut().zip(more.iter()) {
-                *sum = T::add(*sum, more);
-            }
-        }
-        width /= 2;
-    }
-    let mut lanes = sets[0];
     for (lane, i) in (whole..count).enumerate() {
         lanes[lane] = T::add(lanes[lane], term(i));
     }
@@ -468,7 +465,7 @@ unsafe fn short_sum<T: Scalar>(count: usize, l: *const T, stride: isize) -> T::A
     sum
 }
 
-/// `o[n, m, i] = Σ_j l[n, m, j, i]·r[n, m, j, i]`: rows of at most `plain::WIDEST` outputs, kept in registers.
+/// `o[n, m, i] = Σ_j l[n, m, j, i]·r[n, m, j, i]`: rows of as many outputs as one of `plain::WIDTHS`, kept in registers.
 ///
 /// # Safety
 /// The runs lie in readable and writable memory; nobody else touches the output's. Strides along a row are 0 or 1.
@@ -490,7 +487,7 @@ pub(super) unsafe fn rows<T: Scalar, U: Scalar<Acc = T::Acc>>(
         };
     }
     // SAFETY: by the caller.
-    unsafe { widths!(1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16) }
+    unsafe { widths!(2 3 4 8 16) }
 }
 
 /// # Safety

@@ -16,8 +16,8 @@ use crate::walk::{BadTable, Walk};
 
 /// Terms that one task takes at least.
 const TASK: usize = 1 << 14;
-/// Most outputs of a row that stays in registers.
-pub(super) const WIDEST: usize = 16;
+/// Lengths of rows of outputs that stay in registers: each is compiled for itself.
+const WIDTHS: [usize; 5] = [2, 3, 4, 8, 16];
 /// Most terms of a sum of such rows.
 const LONGEST: usize = 64;
 
@@ -93,7 +93,7 @@ pub(super) fn is_vectors(contraction: &Contraction, shape: &Shape) -> bool {
     let row = &contraction.loops[at];
     contraction.accesses().all(Access::is_plain)
         && row.role != Role::Contracted
-        && row.len <= WIDEST
+        && WIDTHS.contains(&row.len)
         && contraction.out.strides[at] == 1
         && (0..=1).contains(&contraction.left.strides[at])
         && (0..=1).contains(&right.strides[at])
