@@ -15,6 +15,7 @@ mod device;
 mod error;
 mod interleaved;
 mod kind;
+mod large;
 mod options;
 mod planned;
 mod report;

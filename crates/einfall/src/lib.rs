@@ -47,7 +47,9 @@ pub use einfall_plan::{
     Contraction, Cost, Device, Estimate, Flops, KernelSpec, LabelId, Machine, Order, Pass, Plan, PlanError, Problem,
     RunError, Saved, Seconds, Slot, Step, Term, Way,
 };
-pub use einfall_tensor::{Bool8, DType, Element, Layout, Tensor, TensorError, View, ViewMut, half, num_complex};
+pub use einfall_tensor::{
+    Bool8, DType, Element, Layout, Tensor, TensorError, View, ViewMut, half, memory, num_complex,
+};
 pub use error::Error;
 
 /// Compiles and runs the examples of the README.
