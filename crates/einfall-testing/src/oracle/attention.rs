@@ -136,7 +136,11 @@ impl Problem<'_> {
         let (mut flat, mut positions) = (0, Vec::new());
         for (source, &len) in sources(term, hidden).into_iter().zip(&array.shape) {
             let position = match source {
-                Source::Name(name) => if len == 1 { 0 } else { at[&name] as i128 },
+                // Features that are not there are no reason to leave a key out.
+                Source::Name(name) => {
+                    flat = flat * len + if len == 1 { 0 } else { at[&name] };
+                    continue;
+                }
                 Source::Table(labels, table) => {
                     let table = &self.arrays[table];
                     let flat = labels.iter().zip(&table.shape).fold(0, |flat, (label, &len)| {
