@@ -54,7 +54,7 @@ libraries=${EINFALL_NVRTC:-}${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
 part machine "$scratch/einfall" machine --device cuda
 # That every kernel compiles for other GPUs too is tested where there is none.
 part cuda_tests env LD_LIBRARY_PATH="$libraries" "$scratch/cuda_tests" --ignored --skip every_kernel_compiles
-part pytest python3 -m pytest -q -p no:cacheprovider "$here/tests/test_cuda.py"
+part pytest python3 -m pytest -q -p no:cacheprovider "$here/tests"
 LINES_SHOWN=80
 part time python3 "$here/time_gpu.py" --json "$results/time.json"
 # Two k: compiling a peer anew for each takes longer than timing it.

@@ -162,10 +162,12 @@ impl Device for CpuDevice {
         gradients: &mut [Option<ViewMut<'_>>; 4],
     ) -> Result<(), RunError> {
         plan.check_backward(arguments, saved, gradients)?;
+        let count = |view: &Option<ViewMut<'_>>| view.as_ref().map_or(0, |view| view.shape().iter().product());
+        let elements = gradients.each_ref().map(count);
         let gradients =
             gradients.each_mut().map(|view| view.as_mut().map_or(std::ptr::null_mut(), ViewMut::as_mut_ptr));
         let (out, lse, grad_out) = (saved.out.as_ptr(), saved.lse.as_ptr(), saved.grad_out.as_ptr());
-        let with = Backward { out, lse, grad_out, gradients };
+        let with = Backward { out, lse, grad_out, gradients, elements };
         // SAFETY: `bound`: as above.
         self.attention(plan, arguments, |kernel, run| unsafe { (kernel.backward)(run, with) })
     }

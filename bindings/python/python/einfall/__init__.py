@@ -21,8 +21,11 @@ from typing import NamedTuple as _NamedTuple
 from typing import Sequence as _Sequence
 
 from einfall import _einfall, _hooks
+from einfall._attention import attend, attention, explain_attention
 from einfall._einfall import Plan, TableError, cache_clear, einsum, gradient, machine, plan
 from einfall._report import BenchReport, Report
+from einfall._table import Table
+from einfall._topk import topk_keys
 
 __version__ = _einfall.__version__
 
@@ -31,17 +34,22 @@ __all__ = [
     "CacheInfo",
     "Plan",
     "Report",
+    "Table",
     "TableError",
+    "attend",
+    "attention",
     "bench_keys",
     "cache_clear",
     "cache_info",
     "contract_path",
     "einsum",
     "explain",
+    "explain_attention",
     "gradient",
     "machine",
     "plan",
     "tensordot",
+    "topk_keys",
     "transpose",
 ]
 
