@@ -182,6 +182,7 @@ fn _einfall(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(machine, module)?)?;
     module.add_function(wrap_pyfunction!(bench::_main, module)?)?;
     module.add_function(wrap_pyfunction!(bench::_bench_keys, module)?)?;
+    module.add_function(wrap_pyfunction!(bench::_bench_suite, module)?)?;
     module.add("_BENCH_HEADER", bench::header())?;
     module.add_function(wrap_pyfunction!(_torch_kernel, module)?)?;
     module.add_function(wrap_pyfunction!(table::_register_table, module)?)?;

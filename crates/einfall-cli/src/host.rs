@@ -267,6 +267,12 @@ pub fn available_bytes() -> Option<u64> {
     meminfo("MemAvailable:")
 }
 
+/// Threads that wanted to run in the last minutes, on average; `None` where the system does not say.
+pub fn load() -> Option<f64> {
+    // Averages over 1, 5 and 15 minutes.
+    std::fs::read_to_string("/proc/loadavg").ok()?.split_whitespace().nth(1)?.parse().ok()
+}
+
 /// Bytes of main memory.
 pub fn memory_bytes() -> Option<u64> {
     meminfo("MemTotal:")
