@@ -175,11 +175,11 @@ impl CudaDevice {
     pub(crate) fn program_of_tasks(
         &self,
         tasks: &[crate::Task],
-        field: impl Fn(&crate::Value) -> crate::program::Field,
+        base: impl Fn(crate::Memory) -> crate::program::Base,
         alignment: Vec<usize>,
         workspace_bytes: usize,
     ) -> Result<Program, CudaError> {
-        Program::of_tasks(&self.gpu, &self.modules, tasks, field, alignment, workspace_bytes)
+        Program::of_tasks(&self.gpu, &self.modules, tasks, base, alignment, workspace_bytes)
     }
 
     pub(crate) fn gpu(&self) -> &Gpu {

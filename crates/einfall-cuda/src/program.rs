@@ -30,7 +30,7 @@ pub(crate) enum Base {
 }
 
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Field {
+enum Field {
     Int(i64),
     Pointer(Base, i64),
 }
@@ -112,31 +112,52 @@ impl Program {
         })
     }
 
-    /// A program of tasks alone. `alignment` has what the addresses of [`Base::Argument`] are multiples of; there is no
-    /// output beside them.
+    /// A program of tasks alone. `base` says what a memory's pointers are counted from, `alignment` what the addresses of
+    /// [`Base::Argument`] are multiples of; there is no output beside them.
     pub(crate) fn of_tasks(
         gpu: &Gpu,
         modules: &Modules,
         tasks: &[Task],
-        field: impl Fn(&Value) -> Field,
+        base: impl Fn(Memory) -> Base,
         mut alignment: Vec<usize>,
         workspace_bytes: usize,
     ) -> Result<Self, CudaError> {
-        let stage = |task: &Task| {
-            let &Task { blocks, threads, shared_bytes, .. } = task;
-            let fields = task.values.iter().map(&field).collect();
-            Ok(Stage::Launch {
-                function: modules.function(gpu, task)?,
-                blocks,
-                threads,
-                shared_bytes,
-                fields,
-                once: None,
-            })
+        let kept = |value: &Value| match *value {
+            Value::Pointer(Memory::Kept, offset) => Some(offset),
+            _ => None,
         };
-        let stages = tasks.iter().map(stage).collect::<Result<_, CudaError>>()?;
+        let start = tasks.iter().flat_map(|task| &task.values).filter_map(kept).min();
+        let from = |memory: Memory| match (memory, start) {
+            (Memory::Kept, Some(start)) => Base::Kept { of: -start, else_at: 0 },
+            (memory, _) => base(memory),
+        };
+        let (mut tables, mut is_once, mut stages) = (Vec::new(), start.is_some(), Vec::new());
+        for task in tasks {
+            let &Task { blocks, threads, shared_bytes, .. } = task;
+            let fields = task.values.iter().map(|value| match *value {
+                Value::Int(value) => Field::Int(value),
+                Value::Pair(low, high) => Field::Int((i64::from(high) << 32) | i64::from(low)),
+                Value::Pointer(memory, offset) => Field::Pointer(from(memory), offset),
+            });
+            let fields: Vec<Field> = fields.collect();
+            // The first that looks at data ends what tables alone decide.
+            is_once &= reads_tables_alone(task);
+            let read = |value: &Value| match *value {
+                Value::Pointer(memory @ (Memory::Table(_) | Memory::Offsets), _) => Some(base(memory)),
+                _ => None,
+            };
+            tables.extend(task.values.iter().filter_map(read).filter_map(|base| match base {
+                Base::Argument(at) => Some(at),
+                _ => None,
+            }));
+            let once = is_once.then(|| tables.clone());
+            let function = modules.function(gpu, task)?;
+            stages.push(Stage::Launch { function, blocks, threads, shared_bytes, fields, once });
+        }
         alignment.push(1);
-        Ok(Program { stages, alignment, workspace_bytes, kept_bytes: 0, workspace_beside_kept: workspace_bytes })
+        let beside = start.map_or(workspace_bytes, |start| start as usize);
+        let kept_bytes = workspace_bytes - beside;
+        Ok(Program { stages, alignment, workspace_bytes, kept_bytes, workspace_beside_kept: beside })
     }
 
     /// Number of launches and fills.
@@ -464,7 +485,10 @@ impl Builder<'_> {
 
 /// Whether a task reads and writes nothing but tables and scratch memory.
 fn reads_tables_alone(task: &Task) -> bool {
-    let data = |value: &Value| matches!(value, Value::Pointer(Memory::Left | Memory::Right | Memory::Out, _));
+    let data = |value: &Value| {
+        use Memory::{GradOut, Gradient, Left, LogSum, Operand, Out, Right};
+        matches!(value, Value::Pointer(Left | Right | Out | Operand(_) | LogSum | GradOut | Gradient(_), _))
+    };
     !task.values.iter().any(data)
 }
 
