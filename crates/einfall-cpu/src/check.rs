@@ -1,6 +1,6 @@
 //! Checking whole tables: the first value outside its axis, in argument order.
 
-use einfall_plan::{Lookup, Plan, RunError};
+use einfall_plan::{Lookup, Problem, Ragged, RunError};
 use einfall_tensor::{View, element_count};
 
 use crate::isa::Isa;
@@ -8,12 +8,42 @@ use crate::load::{TableDType, first_invalid};
 use crate::walk::TablePointer;
 
 /// The first bad value of all tables, or `None`. Cost: one read of every table.
-pub(crate) fn first_bad_value(isa: Isa, plan: &Plan, arguments: &[View<'_>]) -> Option<RunError> {
-    let problem = &plan.problem;
+pub(crate) fn first_bad_value(isa: Isa, problem: &Problem, arguments: &[View<'_>]) -> Option<RunError> {
     let terms = problem.operands.iter().map(|operand| &operand.term).chain([&problem.output.term]);
     terms.flat_map(|term| &term.lookups).find_map(|lookup| {
         let argument = problem.tables[lookup.table].argument;
         first_bad_in(isa, lookup, argument, &arguments[argument])
+    })
+}
+
+/// The first list of different lengths whose offsets are no range of the table's entries.
+pub(crate) fn first_bad_offset(ragged: &Ragged, offsets: &View<'_>) -> Option<RunError> {
+    let (shape, strides) = (offsets.shape(), offsets.strides());
+    let (&ends, lists) = shape.split_last()?;
+    let pointer = TablePointer { pointer: offsets.as_ptr(), dtype: TableDType::of(offsets.dtype())? };
+    let count: usize = lists.iter().product();
+    (0..count).find_map(|number| {
+        let mut position = vec![0; shape.len()];
+        let mut flat = number;
+        for (coordinate, &len) in position.iter_mut().zip(lists).rev() {
+            (*coordinate, flat) = (flat % len, flat / len);
+        }
+        let mut least = 0;
+        (0..ends).find_map(|end| {
+            position[shape.len() - 1] = end;
+            let at = position.iter().zip(strides).map(|(&i, &stride)| i as isize * stride).sum();
+            // SAFETY: `span`: the coordinates are within the view.
+            let value = unsafe { pointer.value(at, ragged.entries + 1) };
+            if value.is_some_and(|value| value >= least) {
+                least = value?;
+                return None;
+            }
+            // SAFETY: as above.
+            let value =
+                value.map_or_else(|| unsafe { pointer.value(at, usize::MAX) }.map_or(-1, |v| v as i128), |v| v as i128);
+            let (argument, position) = (ragged.argument, position.clone());
+            Some(RunError::Offset { argument, position, value, least, entries: ragged.entries })
+        })
     })
 }
 

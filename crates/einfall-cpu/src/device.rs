@@ -4,13 +4,17 @@
 
 use std::mem::MaybeUninit;
 
-use einfall_plan::{Access, Contraction, Device, KernelSpec, LabelId, Machine, Plan, RunError, Slot, Step, shift};
+use einfall_plan::{
+    Access, AttentionKernelSpec, AttentionPlan, Bounds, Contraction, Device, KernelSpec, LabelId, Machine, Plan,
+    Problem, RunError, Saved, Slot, Step, shift,
+};
 use einfall_tensor::{Layout, View, ViewMut};
 use smallvec::SmallVec;
 
 use crate::isa::Isa;
 use crate::load::TableDType;
 use crate::machine::estimate_machine;
+use crate::ops::attention::{self, AttentionRun, Backward, Failure, Written};
 use crate::ops::{self, Run};
 use crate::scalar::Scalar;
 use crate::threads::{Shared, Threads};
@@ -23,6 +27,7 @@ pub struct CpuDevice {
     threads: Threads,
     machine: Machine,
     kernels: Vec<KernelSpec>,
+    attention_kernels: Vec<AttentionKernelSpec>,
 }
 
 /// Why a CPU device could not be made.
@@ -63,7 +68,8 @@ impl CpuDevice {
         let machine = estimate_machine(isa, threads);
         let threads = Threads::new(threads)
             .map_err(|error| CpuDeviceError::Threads { count: threads, reason: error.to_string() })?;
-        Ok(CpuDevice { isa, threads, machine, kernels: ops::kernel_specs() })
+        let (kernels, attention_kernels) = (ops::kernel_specs(), attention::kernel_specs());
+        Ok(CpuDevice { isa, threads, machine, kernels, attention_kernels })
     }
 
     /// The same processor with measured rates.
@@ -93,7 +99,7 @@ impl Device for CpuDevice {
         if plan.has_unread_entries() {
             self.check_tables(plan, arguments)?;
         }
-        let tables = table_pointers(plan, arguments);
+        let tables = table_pointers(&plan.problem, arguments);
         let mut arena = Arena::new(plan.arena_bytes)?;
         let memory = Memory {
             plan,
@@ -131,15 +137,85 @@ impl Device for CpuDevice {
             .map_err(|BadTable| self.describe_bad_table(plan, arguments))
     }
 
+    fn attention_kernels(&self) -> &[AttentionKernelSpec] {
+        &self.attention_kernels
+    }
+
+    unsafe fn attend(
+        &self,
+        plan: &AttentionPlan,
+        arguments: &[View<'_>],
+        out: &mut ViewMut<'_>,
+        lse: Option<&mut ViewMut<'_>>,
+    ) -> Result<(), RunError> {
+        plan.check_forward(arguments, out, lse.as_deref())?;
+        let to = Written { out: out.as_mut_ptr(), lse: lse.map_or(std::ptr::null_mut(), ViewMut::as_mut_ptr) };
+        // SAFETY: `bound`: every argument was compared with what the plan was bound to.
+        self.attention(plan, arguments, |kernel, run| unsafe { (kernel.forward)(run, to) })
+    }
+
+    unsafe fn attend_backward(
+        &self,
+        plan: &AttentionPlan,
+        arguments: &[View<'_>],
+        saved: &Saved<'_>,
+        gradients: &mut [Option<ViewMut<'_>>; 4],
+    ) -> Result<(), RunError> {
+        plan.check_backward(arguments, saved, gradients)?;
+        let gradients =
+            gradients.each_mut().map(|view| view.as_mut().map_or(std::ptr::null_mut(), ViewMut::as_mut_ptr));
+        let (out, lse, grad_out) = (saved.out.as_ptr(), saved.lse.as_ptr(), saved.grad_out.as_ptr());
+        let with = Backward { out, lse, grad_out, gradients };
+        // SAFETY: `bound`: as above.
+        self.attention(plan, arguments, |kernel, run| unsafe { (kernel.backward)(run, with) })
+    }
+
     fn check_tables(&self, plan: &Plan, arguments: &[View<'_>]) -> Result<(), RunError> {
         if !plan.refuses_bad_tables(arguments.len())? {
             return Ok(());
         }
-        crate::check::first_bad_value(self.isa, plan, arguments).map_or(Ok(()), Err)
+        crate::check::first_bad_value(self.isa, &plan.problem, arguments).map_or(Ok(()), Err)
     }
 }
 
 impl CpuDevice {
+    /// Runs a pass of an attention with its memory bound.
+    fn attention(
+        &self,
+        plan: &AttentionPlan,
+        arguments: &[View<'_>],
+        pass: impl Fn(&attention::Kernel, &AttentionRun<'_>) -> Result<(), Failure>,
+    ) -> Result<(), RunError> {
+        let (problem, attention) = (&plan.problem, &plan.attention);
+        if let Some(ragged) = &attention.ragged
+            && let Some(error) = crate::check::first_bad_offset(ragged, &arguments[ragged.argument])
+        {
+            return Err(error);
+        }
+        // Lists that nothing walks, and what a mask leaves out, are not read again.
+        if problem.bounds == Bounds::Error
+            && let Some(error) = crate::check::first_bad_value(self.isa, problem, arguments)
+        {
+            return Err(error);
+        }
+        let operand = |at: usize| problem.operands.get(at).map_or(std::ptr::null(), |o| arguments[o.argument].as_ptr());
+        let run = AttentionRun {
+            attention,
+            operands: [operand(0), operand(1), operand(2), operand(3)],
+            offsets: attention.ragged.as_ref().map_or(std::ptr::null(), |ragged| arguments[ragged.argument].as_ptr()),
+            tables: &table_pointers(problem, arguments),
+            threads: &self.threads,
+            isa: self.isa,
+            machine: &self.machine,
+            serial_seconds: plan.cost().seconds * self.threads.count() as f64,
+        };
+        let kernel = attention::kernel_named(plan.kernel()).expect("the plan was made from this device's kernels");
+        pass(kernel, &run).map_err(|failure| match failure {
+            Failure::BadTable => RunError::Changed,
+            Failure::OutOfMemory(bytes) => RunError::OutOfMemory { bytes },
+        })
+    }
+
     /// # Safety-relevant
     /// `memory` was bound to the plan, which keeps the invariant `bound` of [`Run`].
     fn run_step(
@@ -179,7 +255,7 @@ impl CpuDevice {
 
     /// Finds the first bad value in argument order, the same for any number of threads.
     fn describe_bad_table(&self, plan: &Plan, arguments: &[View<'_>]) -> RunError {
-        crate::check::first_bad_value(self.isa, plan, arguments).unwrap_or(RunError::Changed)
+        crate::check::first_bad_value(self.isa, &plan.problem, arguments).unwrap_or(RunError::Changed)
     }
 }
 
@@ -194,8 +270,8 @@ fn shift_step(step: &Step, tables: &[einfall_plan::Table], values: &[(LabelId, u
     contraction
 }
 
-fn table_pointers(plan: &Plan, arguments: &[View<'_>]) -> Vec<TablePointer> {
-    let tables = plan.problem.tables.iter();
+pub(crate) fn table_pointers(problem: &Problem, arguments: &[View<'_>]) -> Vec<TablePointer> {
+    let tables = problem.tables.iter();
     tables
         .map(|table| TablePointer {
             pointer: arguments[table.argument].as_ptr(),

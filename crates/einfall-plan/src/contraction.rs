@@ -96,6 +96,27 @@ impl Access {
     pub fn is_plain(&self) -> bool {
         self.lookups.is_empty() && self.windows.is_empty()
     }
+
+    /// Keeps the loops of `order`, in that order.
+    pub(crate) fn keep(&mut self, order: &[usize]) {
+        self.strides = order.iter().map(|&at| self.strides[at]).collect();
+        for lookup in &mut self.lookups {
+            lookup.table_strides = order.iter().map(|&at| lookup.table_strides[at]).collect();
+        }
+        for window in &mut self.windows {
+            window.coefficients = order.iter().map(|&at| window.coefficients[at]).collect();
+        }
+    }
+
+    /// True when the loop `outer` goes on where `inner`, of length `len`, ends.
+    pub(crate) fn walks_as_one(&self, outer: usize, inner: usize, len: i128) -> bool {
+        let steps = |outer: i128, inner: i128| outer == inner * len;
+        let strides = |of: &[isize]| steps(of[outer] as i128, of[inner] as i128);
+        let coefficients = |of: &[i64]| steps(i128::from(of[outer]), i128::from(of[inner]));
+        strides(&self.strides)
+            && self.lookups.iter().all(|lookup| strides(&lookup.table_strides))
+            && self.windows.iter().all(|window| coefficients(&window.coefficients))
+    }
 }
 
 /// A sum of products of one or two inputs, ready to be matched by kernels.
@@ -264,7 +285,8 @@ pub(crate) fn copy(
     contraction
 }
 
-fn access(term: &Term, labels: &[LabelId], tables: &[Table]) -> Access {
+/// How `labels` address the elements of a term.
+pub(crate) fn access(term: &Term, labels: &[LabelId], tables: &[Table]) -> Access {
     Access {
         offset: 0,
         strides: labels.iter().map(|&label| term.stride(label)).collect(),
@@ -360,17 +382,8 @@ impl Contraction {
 
     /// Keeps the loops of `order`, in that order.
     fn keep(&mut self, order: &[usize]) {
-        let loops = order.iter().map(|&at| self.loops[at].clone()).collect();
-        for access in self.accesses_mut() {
-            access.strides = order.iter().map(|&at| access.strides[at]).collect();
-            for lookup in &mut access.lookups {
-                lookup.table_strides = order.iter().map(|&at| lookup.table_strides[at]).collect();
-            }
-            for window in &mut access.windows {
-                window.coefficients = order.iter().map(|&at| window.coefficients[at]).collect();
-            }
-        }
-        self.loops = loops;
+        self.loops = order.iter().map(|&at| self.loops[at].clone()).collect();
+        self.accesses_mut().for_each(|access| access.keep(order));
     }
 
     /// Merges loops that every access walks as one.
@@ -394,17 +407,7 @@ impl Contraction {
         let len = b.len as i128;
         a.role == b.role
             && a.len.checked_mul(b.len).is_some_and(|len| len <= isize::MAX as usize)
-            && self.accesses().all(|access| {
-                access.strides[outer] as i128 == access.strides[inner] as i128 * len
-                    && access
-                        .lookups
-                        .iter()
-                        .all(|l| l.table_strides[outer] as i128 == l.table_strides[inner] as i128 * len)
-                    && access
-                        .windows
-                        .iter()
-                        .all(|w| w.coefficients[outer] as i128 == w.coefficients[inner] as i128 * len)
-            })
+            && self.accesses().all(|access| access.walks_as_one(outer, inner, len))
     }
 
     fn fuse_pair(&mut self, outer: usize, inner: usize) {

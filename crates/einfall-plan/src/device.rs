@@ -2,6 +2,7 @@
 
 use einfall_tensor::{DType, Layout, View, ViewMut};
 
+use crate::attention::{AttentionKernelSpec, AttentionPlan, Pass};
 use crate::bind::{Argument, plural, were};
 use crate::kernel::KernelSpec;
 use crate::machine::Machine;
@@ -29,11 +30,72 @@ pub trait Device: Send + Sync {
     #[allow(unsafe_code)] // a declaration; the facade keeps the promise
     unsafe fn run(&self, plan: &Plan, arguments: &[View<'_>], out: &mut ViewMut<'_>) -> Result<(), RunError>;
 
+    /// Its kernels of attention, most specific first.
+    fn attention_kernels(&self) -> &[AttentionKernelSpec] {
+        &[]
+    }
+
+    /// Runs the plan of an attention forward, on its arguments in order; writes all of `out`, and of `lse` if it is wanted.
+    ///
+    /// Neither may overlap an argument. Under [`Bounds::Error`](crate::Bounds) a table value outside its axis is an error,
+    /// and `out` has to be thrown away.
+    ///
+    /// # Errors
+    /// [`RunError`].
+    ///
+    /// # Safety
+    /// As [`Device::run`], of [`AttentionPlan::new`] and [`Device::attention_kernels`].
+    #[allow(unsafe_code)] // a declaration; the facade keeps the promise
+    unsafe fn attend(
+        &self,
+        plan: &AttentionPlan,
+        arguments: &[View<'_>],
+        out: &mut ViewMut<'_>,
+        lse: Option<&mut ViewMut<'_>>,
+    ) -> Result<(), RunError> {
+        let _ = (arguments, out, lse);
+        Err(no_attention(plan))
+    }
+
+    /// Runs the plan of an attention backward; writes all of the gradients that it was planned for.
+    ///
+    /// # Errors
+    /// [`RunError`].
+    ///
+    /// # Safety
+    /// As [`Device::attend`].
+    #[allow(unsafe_code)] // a declaration; the facade keeps the promise
+    unsafe fn attend_backward(
+        &self,
+        plan: &AttentionPlan,
+        arguments: &[View<'_>],
+        saved: &Saved<'_>,
+        gradients: &mut [Option<ViewMut<'_>>; 4],
+    ) -> Result<(), RunError> {
+        let _ = (arguments, saved, gradients);
+        Err(no_attention(plan))
+    }
+
     /// Checks every table value against its axis, unless the plan leaves bad ones out.
     ///
     /// # Errors
     /// [`RunError::TableValue`].
     fn check_tables(&self, plan: &Plan, arguments: &[View<'_>]) -> Result<(), RunError>;
+}
+
+/// What the backward pass reads beside the arguments, all row-major.
+#[derive(Clone, Debug)]
+pub struct Saved<'a> {
+    /// The output of the forward pass.
+    pub out: View<'a>,
+    /// Its log-sum-exp.
+    pub lse: View<'a>,
+    /// The gradient of the output, of its shape and type.
+    pub grad_out: View<'a>,
+}
+
+fn no_attention(plan: &AttentionPlan) -> RunError {
+    RunError::Device { reason: format!("{} has no kernels of attention", plan.machine.name) }
 }
 
 /// Why a plan could not be run.
@@ -53,6 +115,22 @@ pub enum RunError {
         value: i128,
         /// Length of the axis.
         len: usize,
+    },
+    /// An offset of ragged lists is below the one before it, or beyond the entries.
+    #[error(
+        "offsets argument {argument} holds {value} at {position:?}, which is not in {least}..={entries}\nhint: list i has the entries offsets[i]..offsets[i + 1], so offsets rise"
+    )]
+    Offset {
+        /// Which argument of the call the offsets are.
+        argument: usize,
+        /// Coordinates in the offsets.
+        position: Vec<usize>,
+        /// The value.
+        value: i128,
+        /// The offset before it.
+        least: usize,
+        /// Number of entries.
+        entries: usize,
     },
     /// A prepared call got more or fewer arguments than it was planned for.
     #[error("the plan was made for {} but {} given", plural(*expected, "argument"), were(*given))]
@@ -125,6 +203,85 @@ impl Plan {
         }
         let output = &self.problem.output;
         same(|| "`out`".into(), (out.dtype(), out.layout()), (output.dtype, &output.layout))
+    }
+}
+
+impl AttentionPlan {
+    /// Compares what a forward run is given with what the plan was made for. No data is read.
+    ///
+    /// # Errors
+    /// [`RunError::ArgumentCount`] and [`RunError::Mismatch`].
+    pub fn check_forward(
+        &self,
+        arguments: &[View<'_>],
+        out: &ViewMut<'_>,
+        lse: Option<&ViewMut<'_>>,
+    ) -> Result<(), RunError> {
+        self.check_pass(Pass::Forward)?;
+        self.check_given(arguments)?;
+        let output = &self.problem.output;
+        same(|| "`out`".into(), (out.dtype(), out.layout()), (output.dtype, &output.layout))?;
+        lse.map_or(Ok(()), |lse| same(|| "`lse`".into(), (lse.dtype(), lse.layout()), self.lse_type()))
+    }
+
+    /// Compares what a backward run is given with what the plan was made for. No data is read.
+    ///
+    /// # Errors
+    /// [`RunError::ArgumentCount`] and [`RunError::Mismatch`].
+    pub fn check_backward(
+        &self,
+        arguments: &[View<'_>],
+        saved: &Saved<'_>,
+        gradients: &[Option<ViewMut<'_>>; 4],
+    ) -> Result<(), RunError> {
+        self.check_pass(Pass::Backward)?;
+        self.check_given(arguments)?;
+        let output = (self.problem.output.dtype, &self.problem.output.layout);
+        for (name, view) in [("out", &saved.out), ("grad_out", &saved.grad_out)] {
+            same(|| format!("`{name}`"), (view.dtype(), view.layout()), output)?;
+        }
+        same(|| "`lse`".into(), (saved.lse.dtype(), saved.lse.layout()), self.lse_type())?;
+        let wanted = &self.attention.gradients;
+        let wanted = [&wanted.query, &wanted.key, &wanted.value, &wanted.bias];
+        for (operand, (gradient, wanted)) in gradients.iter().zip(wanted).enumerate() {
+            let name = || format!("the gradient of operand {operand}");
+            match (gradient, wanted) {
+                (None, None) => {}
+                (Some(view), Some(_)) => {
+                    let argument = &self.problem.arguments[self.problem.operands[operand].argument];
+                    let layout = Layout::contiguous(&argument.layout.shape);
+                    same(name, (view.dtype(), view.layout()), (argument.dtype, &layout))?;
+                }
+                (given, _) => {
+                    let say = |there: bool| if there { "wanted" } else { "not wanted" }.to_string();
+                    let (found, expected) = (say(given.is_some()), say(wanted.is_some()));
+                    return Err(RunError::Mismatch { argument: name(), found, expected });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn lse_type(&self) -> (DType, &Layout) {
+        (self.attention.accumulator, &self.lse)
+    }
+
+    fn check_pass(&self, pass: Pass) -> Result<(), RunError> {
+        if self.pass == pass {
+            return Ok(());
+        }
+        let say = |pass: Pass| format!("{pass:?}").to_lowercase();
+        Err(RunError::Mismatch { argument: "the pass".into(), found: say(pass), expected: say(self.pass) })
+    }
+
+    fn check_given(&self, arguments: &[View<'_>]) -> Result<(), RunError> {
+        if arguments.len() != self.arguments.len() {
+            return Err(RunError::ArgumentCount { expected: self.arguments.len(), given: arguments.len() });
+        }
+        for (number, (view, Argument { dtype, layout })) in arguments.iter().zip(&self.arguments).enumerate() {
+            same(|| format!("argument {number}"), (view.dtype(), view.layout()), (*dtype, layout))?;
+        }
+        Ok(())
     }
 }
 

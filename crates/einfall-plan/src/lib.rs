@@ -16,6 +16,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod attention;
 mod bind;
 mod contraction;
 mod device;
@@ -26,9 +27,13 @@ pub mod pattern;
 mod plan;
 mod problem;
 
+pub use attention::{
+    Attention, AttentionCandidate, AttentionError, AttentionKernelSpec, AttentionLoop, AttentionOptions, AttentionPlan,
+    AttentionPlanError, AttentionRole, Gradients, Limit, Pass, Ragged, RaggedOptions, Scale,
+};
 pub use bind::{Argument, BindError, BindOptions, Sizes, bind};
 pub use contraction::{Access, Contraction, LookupAccess, Loop, Role, WindowAccess, classify, shift};
-pub use device::{Device, RunError};
+pub use device::{Device, RunError, Saved};
 pub use kernel::{Candidate, Cost, Estimate, KernelSpec, Way, choose};
 pub use machine::Machine;
 pub use path::{Network, Order, Path, find_path};

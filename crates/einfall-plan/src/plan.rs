@@ -11,6 +11,7 @@ mod verify;
 
 use einfall_tensor::DType;
 
+pub(crate) use report::Priced;
 pub use report::{Bytes, Flops, Seconds};
 
 use crate::bind::plural;

@@ -107,6 +107,19 @@ impl Tensor {
         self.layout.shape.clone()
     }
 
+    /// The same elements, in the same order, in another shape: no data is moved.
+    ///
+    /// # Errors
+    /// [`TensorError::LengthMismatch`] where the shape has more or fewer elements.
+    pub fn reshape(mut self, shape: &[usize]) -> Result<Self, TensorError> {
+        let (expected, len) = (element_count(shape)?, element_count(&self.layout.shape)?);
+        if expected != len {
+            return Err(TensorError::LengthMismatch { shape: shape.into(), expected, len });
+        }
+        self.layout = Layout::contiguous(shape);
+        Ok(self)
+    }
+
     /// The elements to read.
     pub fn view(&self) -> View<'_> {
         // SAFETY: `owned`: the row-major layout covers exactly this tensor's memory, borrowed with `self`.

@@ -59,6 +59,14 @@ pub enum TensorError {
         /// The strides, in elements.
         strides: Strides,
     },
+    /// A shape does not allow what was asked for.
+    #[error("the shape {shape:?} does not allow {what}")]
+    WrongShape {
+        /// The shape.
+        shape: Dims,
+        /// What was asked for.
+        what: String,
+    },
     /// The view holds another element type.
     #[error("the view holds {found}, not {expected}")]
     WrongDType {
@@ -173,6 +181,25 @@ impl<'a> View<'a> {
     /// The addresses that the view reaches, first byte and one past the last; `None` when it is empty.
     pub fn byte_range(&self) -> Option<(usize, usize)> {
         byte_range(self.pointer, self.dtype, &self.layout)
+    }
+
+    /// The same elements with one axis as two, the second of length `inner`: no data is moved.
+    ///
+    /// # Errors
+    /// [`TensorError::WrongShape`] where there is no such axis, or its length is no multiple of `inner`.
+    pub fn split_axis(&self, axis: usize, inner: usize) -> Result<View<'a>, TensorError> {
+        let Layout { shape, strides } = &self.layout;
+        let wrong =
+            || TensorError::WrongShape { shape: shape.clone(), what: format!("splitting axis {axis} by {inner}") };
+        let &len = shape.get(axis).filter(|&&len| inner > 0 && len % inner == 0).ok_or_else(wrong)?;
+        let stride = strides[axis];
+        let mut layout = self.layout.clone();
+        layout.shape[axis] = len / inner;
+        // The outer stride of a single step is never used, so it may be any.
+        layout.strides[axis] = stride.wrapping_mul(inner as isize);
+        layout.shape.insert(axis + 1, inner);
+        layout.strides.insert(axis + 1, stride);
+        Ok(View { layout, ..self.clone() })
     }
 
     /// Copies the elements out in row-major order.

@@ -170,7 +170,7 @@ impl<'a> Einsum<'a> {
     }
 }
 
-fn describe(view: &View<'_>) -> Argument {
+pub(crate) fn describe(view: &View<'_>) -> Argument {
     Argument { dtype: view.dtype(), layout: view.layout().clone() }
 }
 

@@ -2,7 +2,7 @@
 
 use einfall_cpu::device::CpuDeviceError;
 use einfall_equation::{Axis, Diagnostic, Equation, ParseError, Place};
-use einfall_plan::{BindError, PlanError, RunError};
+use einfall_plan::{AttentionPlanError, BindError, PlanError, RunError};
 use einfall_tensor::TensorError;
 
 /// Why a contraction was not done. `Display` names operand, label and sizes, and points at the equation.
@@ -18,6 +18,9 @@ pub enum Error {
     /// No plan keeps the limits.
     #[error(transparent)]
     Plan(#[from] PlanError),
+    /// Query, key, value and table make no attention.
+    #[error("{0}")]
+    Attention(String),
     /// A table's value is outside its axis, or a prepared call got other arguments.
     #[error(transparent)]
     Run(#[from] RunError),
@@ -30,6 +33,15 @@ pub enum Error {
     /// A device could not be made.
     #[error(transparent)]
     Device(#[from] CpuDeviceError),
+}
+
+impl From<AttentionPlanError> for Error {
+    fn from(error: AttentionPlanError) -> Self {
+        match error {
+            AttentionPlanError::Plan(error) => Error::Plan(error),
+            other => Error::Attention(other.to_string()),
+        }
+    }
 }
 
 impl Error {

@@ -26,10 +26,12 @@
 //! [`Einsum::plan_for`], the [`Axis`]es of an [`Equation`] and its [`Place`]s, the [`Problem`] and the [`Step`]s of a
 //! [`Plan`], and [`measure_machine`].
 
+mod attend;
 mod call;
 mod device;
 mod error;
 
+pub use attend::{Attend, PreparedAttention, attention};
 pub use call::{Einsum, Prepared, einsum, einsum_into};
 pub use device::{default_device, fresh_device, machine_cache_path, saved_machine};
 pub use einfall_cpu::device::{CpuDevice, CpuDeviceError};
@@ -41,8 +43,9 @@ pub use einfall_equation::{
     Axis, Diagnostic, Equation, GradientError, Label, ParseError, ParseErrorKind, Place, Span, gradient,
 };
 pub use einfall_plan::{
-    Argument, BindError, Bounds, Bytes, Candidate, Contraction, Cost, Device, Estimate, Flops, KernelSpec, LabelId,
-    Machine, Order, Plan, PlanError, Problem, RunError, Seconds, Slot, Step, Term, Way,
+    Argument, Attention, AttentionError, AttentionPlan, AttentionRole, BindError, Bounds, Bytes, Candidate,
+    Contraction, Cost, Device, Estimate, Flops, KernelSpec, LabelId, Machine, Order, Pass, Plan, PlanError, Problem,
+    RunError, Saved, Seconds, Slot, Step, Term, Way,
 };
 pub use einfall_tensor::{Bool8, DType, Element, Layout, Tensor, TensorError, View, ViewMut, half, num_complex};
 pub use error::Error;

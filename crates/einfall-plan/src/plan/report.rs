@@ -52,7 +52,8 @@ fn write_step(f: &mut fmt::Formatter<'_>, number: usize, step: &Step) -> fmt::Re
     Ok(())
 }
 
-struct Priced(Cost);
+/// A cost in three columns.
+pub(crate) struct Priced(pub Cost);
 
 impl fmt::Display for Priced {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
