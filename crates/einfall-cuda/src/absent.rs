@@ -1,6 +1,6 @@
 //! A GPU that is not there: plans are made for it, to be explained and to have their kernels compiled.
 
-use einfall_plan::{Device, KernelSpec, Machine, Plan, RunError};
+use einfall_plan::{AttentionKernelSpec, Device, KernelSpec, Machine, Plan, RunError};
 use einfall_tensor::{View, ViewMut};
 
 use crate::{machine, ops};
@@ -17,12 +17,13 @@ use crate::{machine, ops};
 pub struct AbsentGpu {
     machine: Machine,
     kernels: Vec<KernelSpec>,
+    attention_kernels: Vec<AttentionKernelSpec>,
 }
 
 impl AbsentGpu {
     /// A GPU that a description is of.
     pub fn new(machine: Machine) -> Self {
-        AbsentGpu { machine, kernels: ops::kernel_specs() }
+        AbsentGpu { machine, kernels: ops::kernel_specs(), attention_kernels: ops::attention::attention_specs() }
     }
 }
 
@@ -40,6 +41,10 @@ impl Device for AbsentGpu {
 
     fn kernels(&self) -> &[KernelSpec] {
         &self.kernels
+    }
+
+    fn attention_kernels(&self) -> &[AttentionKernelSpec] {
+        &self.attention_kernels
     }
 
     unsafe fn run(&self, _: &Plan, _: &[View<'_>], _: &mut ViewMut<'_>) -> Result<(), RunError> {

@@ -1,11 +1,15 @@
 //! Finding the first value outside its axis, after a kernel has said that there is one.
 
-use einfall_plan::{Lookup, Plan, RunError};
+use einfall_plan::{Lookup, Plan, Problem, Ragged, RunError};
 use einfall_tensor::{View, element_count};
 
 /// The first bad value of all tables, in argument order. `tables` are views of the host's memory.
 pub(crate) fn first_bad_value(plan: &Plan, arguments: &[View<'_>]) -> Option<RunError> {
-    let problem = &plan.problem;
+    first_bad_of(&plan.problem, arguments)
+}
+
+/// The first bad value of a problem's tables.
+pub(crate) fn first_bad_of(problem: &Problem, arguments: &[View<'_>]) -> Option<RunError> {
     let terms = problem.operands.iter().map(|operand| &operand.term).chain([&problem.output.term]);
     terms.flat_map(|term| &term.lookups).find_map(|lookup| {
         let argument = problem.tables[lookup.table].argument;
@@ -29,6 +33,34 @@ fn first_bad_in(lookup: &Lookup, argument: usize, table: &View<'_>) -> Option<Ru
         let inside = usize::try_from(value).is_ok_and(|value| value < lookup.len);
         (!inside).then_some(RunError::TableValue { argument, position, value, len: lookup.len })
     })
+}
+
+/// The first list of different lengths whose offsets are no range of the table's entries.
+pub(crate) fn first_bad_offset(ragged: &Ragged, offsets: &View<'_>) -> Option<RunError> {
+    let (shape, strides) = (offsets.shape(), offsets.strides());
+    let last = shape.len().checked_sub(1)?;
+    let count = element_count(shape).ok()?;
+    let mut before = 0;
+    for number in 0..count {
+        let mut position = vec![0; shape.len()];
+        let (mut flat, mut offset) = (number, 0);
+        for at in (0..shape.len()).rev() {
+            position[at] = flat % shape[at];
+            offset += position[at] as isize * strides[at];
+            flat /= shape[at];
+        }
+        // SAFETY: `span`: the coordinates lie in the view.
+        let value = unsafe { entry(offsets, offset) };
+        let least = if position[last] == 0 { 0 } else { before };
+        match usize::try_from(value) {
+            Ok(found) if (least..=ragged.entries).contains(&found) => before = found,
+            _ => {
+                let (argument, entries) = (ragged.argument, ragged.entries);
+                return Some(RunError::Offset { argument, position, value, least, entries });
+            }
+        }
+    }
+    None
 }
 
 /// # Safety

@@ -6,7 +6,7 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use einfall_plan::{Device, KernelSpec, Machine, Plan, RunError};
+use einfall_plan::{AttentionKernelSpec, AttentionPlan, Device, KernelSpec, Machine, Plan, RunError, Saved};
 use einfall_tensor::{View, ViewMut};
 
 use crate::blas::Library;
@@ -23,6 +23,7 @@ pub struct CudaDevice {
     modules: Modules,
     machine: Machine,
     kernels: Vec<KernelSpec>,
+    attention_kernels: Vec<AttentionKernelSpec>,
     status: Status,
     /// Taken by [`CudaDevice::alone`].
     copying: Mutex<()>,
@@ -43,6 +44,7 @@ impl CudaDevice {
             modules: Modules::new(),
             machine,
             kernels: ops::kernel_specs(),
+            attention_kernels: ops::attention::attention_specs(),
             status,
             copying: Mutex::new(()),
         })
@@ -111,6 +113,17 @@ impl CudaDevice {
         self.status.take()
     }
 
+    /// A program of tasks alone.
+    pub(crate) fn program_of_tasks(
+        &self,
+        tasks: &[crate::Task],
+        field: impl Fn(&crate::Value) -> crate::program::Field,
+        alignment: Vec<usize>,
+        workspace_bytes: usize,
+    ) -> Result<Program, CudaError> {
+        Program::of_tasks(&self.gpu, &self.modules, tasks, field, alignment, workspace_bytes)
+    }
+
     pub(crate) fn gpu(&self) -> &Gpu {
         &self.gpu
     }
@@ -123,11 +136,8 @@ impl CudaDevice {
     fn run_on_copies(&self, plan: &Plan, arguments: &[View<'_>], out: &mut ViewMut<'_>) -> Result<(), RunError> {
         let copies = arguments.iter().map(|view| Copied::of(&self.gpu, view));
         let copies = copies.collect::<Result<Vec<_>, _>>()?;
-        let result = Copied::space(&self.gpu, out.as_mut_ptr(), out.byte_range())?;
-        if !out.layout().is_contiguous() {
-            // What lies between the elements comes back as it was. Without gaps all is written, and may be uninitialised.
-            result.fill()?;
-        }
+        // Without gaps all is written, and may be uninitialised.
+        let result = Copied::to(&self.gpu, out)?;
         let pointers: Vec<DevicePointer> = copies.iter().map(|copy| copy.first).collect();
         let program = self.prepare(plan, &[&pointers[..], &[result.first]].concat())?;
         let workspace = Memory::new(&self.gpu, program.workspace_bytes)?;
@@ -164,6 +174,15 @@ impl<'a> Copied<'a> {
         Ok(copied)
     }
 
+    /// Room for what a view takes back. What lies between its elements comes back as it was.
+    pub(crate) fn to(gpu: &'a Gpu, view: &mut ViewMut<'_>) -> Result<Self, CudaError> {
+        let copied = Self::space(gpu, view.as_mut_ptr(), view.byte_range())?;
+        if !view.layout().is_contiguous() {
+            copied.fill()?;
+        }
+        Ok(copied)
+    }
+
     /// Room for a view's memory, uninitialised.
     fn space(gpu: &'a Gpu, first: *const u8, range: Option<(usize, usize)>) -> Result<Self, CudaError> {
         let (start, end) = range.unwrap_or((first as usize, first as usize));
@@ -189,7 +208,7 @@ impl<'a> Copied<'a> {
     ///
     /// # Safety
     /// The view was a `ViewMut`, still borrowed.
-    unsafe fn fetch(&self) -> Result<(), CudaError> {
+    pub(crate) unsafe fn fetch(&self) -> Result<(), CudaError> {
         if self.bytes == 0 {
             return Ok(());
         }
@@ -213,6 +232,30 @@ impl Device for CudaDevice {
             self.check_tables(plan, arguments)?;
         }
         self.run_on_copies(plan, arguments, out)
+    }
+
+    fn attention_kernels(&self) -> &[AttentionKernelSpec] {
+        &self.attention_kernels
+    }
+
+    unsafe fn attend(
+        &self,
+        plan: &AttentionPlan,
+        arguments: &[View<'_>],
+        out: &mut ViewMut<'_>,
+        lse: Option<&mut ViewMut<'_>>,
+    ) -> Result<(), RunError> {
+        self.attend_views(plan, arguments, out, lse)
+    }
+
+    unsafe fn attend_backward(
+        &self,
+        plan: &AttentionPlan,
+        arguments: &[View<'_>],
+        saved: &Saved<'_>,
+        gradients: &mut [Option<ViewMut<'_>>; 4],
+    ) -> Result<(), RunError> {
+        self.attend_backward_views(plan, arguments, saved, gradients)
     }
 
     fn check_tables(&self, plan: &Plan, arguments: &[View<'_>]) -> Result<(), RunError> {

@@ -14,6 +14,7 @@
 #![allow(unsafe_code)] // a binding of the driver
 
 mod absent;
+mod attention;
 mod blas;
 mod check;
 pub mod compile;
@@ -28,9 +29,11 @@ mod text;
 mod time;
 
 pub use absent::AbsentGpu;
+pub use attention::{AttentionPointers, AttentionProgram};
 pub use device::CudaDevice;
 pub use error::CudaError;
 pub use machine::example as example_machine;
+pub use ops::attention::{AttentionLowering, attention_specs};
 pub use ops::kernel_specs;
 pub use program::Program;
 pub use text::{Lowering, Memory, Task, Value};

@@ -16,7 +16,7 @@ use crate::text::{Lowering, Memory, Task, Value};
 
 /// What a pointer is counted from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Base {
+pub(crate) enum Base {
     Argument(usize),
     Out,
     Workspace(usize),
@@ -24,7 +24,7 @@ enum Base {
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Field {
+pub(crate) enum Field {
     Int(i64),
     Pointer(Base, i64),
 }
@@ -64,6 +64,26 @@ impl Program {
             alignment: alignment.to_vec(),
             workspace_bytes: scratch + most.unwrap_or(0),
         })
+    }
+
+    /// A program of tasks alone. `alignment` has what the addresses of [`Base::Argument`] are multiples of; there is no
+    /// output beside them.
+    pub(crate) fn of_tasks(
+        gpu: &Gpu,
+        modules: &Modules,
+        tasks: &[Task],
+        field: impl Fn(&Value) -> Field,
+        mut alignment: Vec<usize>,
+        workspace_bytes: usize,
+    ) -> Result<Self, CudaError> {
+        let stage = |task: &Task| {
+            let &Task { blocks, threads, shared_bytes, .. } = task;
+            let fields = task.values.iter().map(&field).collect();
+            Ok(Stage::Launch { function: modules.function(gpu, task)?, blocks, threads, shared_bytes, fields })
+        };
+        let stages = tasks.iter().map(stage).collect::<Result<_, CudaError>>()?;
+        alignment.push(1);
+        Ok(Program { stages, alignment, workspace_bytes })
     }
 
     /// Number of launches and fills.
@@ -290,6 +310,7 @@ impl Builder<'_> {
             Memory::Table(table) => Base::Argument(self.plan.problem.tables[table].argument),
             Memory::Status => Base::Status,
             Memory::Scratch => Base::Workspace(self.scratch),
+            other => unreachable!("{other:?} is of attention alone"),
         };
         let field = |value: &Value| match *value {
             Value::Int(value) => Field::Int(value),

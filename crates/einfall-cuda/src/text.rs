@@ -51,6 +51,16 @@ pub enum Memory {
     Status,
     /// Scratch memory of the step.
     Scratch,
+    /// Of an attention: query, key, value or bias.
+    Operand(usize),
+    /// Of an attention: the offsets of lists of different lengths.
+    Offsets,
+    /// Of an attention: the log-sum-exp.
+    LogSum,
+    /// Of an attention, backward: the gradient of the output.
+    GradOut,
+    /// Of an attention, backward: the gradient of an operand.
+    Gradient(usize),
 }
 
 /// A contraction to be lowered, with what is known beside it.
@@ -94,6 +104,11 @@ impl Fields {
     /// A pointer to elements of a type in the scratch memory, so many bytes from its start.
     pub fn scratch(&mut self, element: &str, name: &str, offset: usize) -> String {
         self.field(&format!("{element}*"), name, Value::Pointer(Memory::Scratch, offset as i64))
+    }
+
+    /// A field of any type of 8 bytes.
+    pub fn value(&mut self, kind: &str, name: &str, value: Value) -> String {
+        self.field(kind, name, value)
     }
 
     fn field(&mut self, kind: &str, name: &str, value: Value) -> String {

@@ -2,6 +2,7 @@
 //!
 //! [`KERNELS`] is the table that the planner sees, most specific first; to add a kernel, add a file and a row.
 
+pub mod attention;
 pub mod axpys;
 pub mod dots;
 pub mod gemm;

@@ -1,0 +1,132 @@
+//! Attention over rows where they lie: a group of lanes holds a row, several rows in flight, the softmax as it goes along.
+//!
+//! `attention_rows.cu`. Any table, windows, all keys; any length of list. The parameters come from measurements on an H100.
+
+use einfall_plan::{Attention, Cost, Estimate, Machine, Pass, Way};
+
+use super::lists::{Lists, More, lanes_of};
+use super::{AttentionLowering, backward};
+use crate::ops::{LAUNCH_SECONDS, blocks_for};
+use crate::text::Task;
+
+/// Element types, places, rows.
+pub(super) const LANES: &str = concat!(
+    include_str!("../../../kernels/elements.cuh"),
+    include_str!("../../../kernels/attention.cuh"),
+    include_str!("../../../kernels/attention_lanes.cuh")
+);
+/// Threads of a block.
+pub(super) const BLOCK: usize = 256;
+/// Chunks of a row that a lane holds at most before a row takes more lanes.
+const USUAL_TURNS: usize = 3;
+
+/// What the kernels would cost.
+///
+/// # Errors
+/// Why they cannot run the attention.
+pub fn estimate(attention: &Attention, pass: Pass, machine: &Machine) -> Result<Estimate, String> {
+    let lists = Lists::new(attention)?;
+    lanes_of(&lists, lists.vectors(None), USUAL_TURNS)?;
+    let forward = visit_seconds(&lists, machine);
+    let way = if lists.lookup.is_some() { Way::Gather } else { Way::Stream };
+    let (seconds, workspace_bytes) = match pass {
+        Pass::Forward => (LAUNCH_SECONDS + forward, 0),
+        Pass::Backward => {
+            lists.check_backward()?;
+            backward::cost(&lists, forward)
+        }
+    };
+    let cost = Cost { flops: attention.flops(pass), bytes: attention.distinct_bytes(pass), seconds };
+    Ok(Estimate { way, cost, workspace_bytes })
+}
+
+/// Predicted time of visiting the rows of all lists once.
+pub(super) fn visit_seconds(lists: &Lists<'_>, machine: &Machine) -> f64 {
+    let attention = lists.attention;
+    let row = |elements: usize| ((elements * lists.size()).max(32)) as f64;
+    let visits = lists.lists() as f64 * lists.usual_k();
+    let visited = visits * (row(lists.d()) + row(lists.e()));
+    let distinct = (attention.distinct_elements(&attention.key) + attention.distinct_elements(&attention.value)) * lists.size() as f64;
+    // Part of what the L2 would give comes from the L1 already.
+    let rate = match distinct < 0.6 * machine.l2_bytes as f64 {
+        true => machine.l2_bytes_per_second * 1.35,
+        false => machine.read_bytes_per_second * 1.4,
+    };
+    // Short rows cost instructions, not bytes.
+    let issued = visits * 3.0 * (lists.d() + lists.e()) as f64 / machine.f32_flops_per_second;
+    let read = attention.distinct_bytes(Pass::Forward) / machine.read_bytes_per_second;
+    (visited / rate).max(issued).max(read)
+}
+
+/// How lanes are divided.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Shape {
+    pub(super) vectors: (usize, usize),
+    pub(super) lanes: usize,
+    /// Rows in flight for each group of lanes.
+    pub(super) flight: usize,
+    /// Groups of lanes on one list.
+    pub(super) share: usize,
+    pub(super) least: usize,
+}
+
+impl Shape {
+    /// For lists of about so many keys, `flight` rows at a time.
+    pub(super) fn new(lists: &Lists<'_>, lowering: &AttentionLowering<'_>, usual: f64, flight: usize) -> Self {
+        let vectors = lists.vectors(Some(lowering));
+        let lanes = lanes_of(lists, vectors, USUAL_TURNS).unwrap_or(32);
+        let turns = (lists.d() / vectors.0).max(lists.e() / vectors.1).div_ceil(lanes);
+        // Registers: a row in flight takes 4 a turn, of f64 as much; sums and vectors as many numbers as a chunk has.
+        let room = if turns == 1 { flight } else { (flight * 2 / (turns + 1)).max(1) };
+        // Measured: a quarter of the list at a time.
+        let wanted = (usual / 4.0).ceil().clamp(1.0, 1024.0) as usize;
+        let flight = (1 << room.ilog2()).min(wanted.next_power_of_two());
+        // A group of lanes a list: nothing to join. Few long lists keep more lanes busy together.
+        let busy = lowering.machine.threads * 48 * 32;
+        let mut share = 1;
+        while share * lanes < 32 && lists.lists() * lanes * share < busy && (share * 2 * flight) as f64 <= usual {
+            share *= 2;
+        }
+        let least = if turns > 1 || lists.size() == 8 { 1 } else { 2 };
+        Shape { vectors, lanes, flight, share, least }
+    }
+
+    pub(super) fn definitions(&self) -> String {
+        let Shape { lanes, flight, share, least, .. } = self;
+        format!(
+            "#define LANES {lanes}\n#define U {flight}\n#define SHARE {share}\n#define BLOCK {BLOCK}\n#define MINBLOCKS {least}\n"
+        )
+    }
+
+    /// Blocks for so many lists (or rows).
+    pub(super) fn blocks(&self, lists: usize) -> u32 {
+        blocks_for(lists, 32 / self.lanes / self.share * (BLOCK / 32))
+    }
+}
+
+/// The tasks.
+pub fn lower(lowering: &AttentionLowering<'_>) -> Vec<Task> {
+    let lists = Lists::new(lowering.attention).expect("the kernel made an offer");
+    match lowering.pass {
+        Pass::Forward => vec![forward(lowering, &lists)],
+        Pass::Backward => backward::lower(lowering, &lists),
+    }
+}
+
+fn forward(lowering: &AttentionLowering<'_>, lists: &Lists<'_>) -> Task {
+    let shape = Shape::new(lists, lowering, lists.usual_k(), 8);
+    let source = format!(
+        "{}{}#define EARLY 1\n#define PHASED 0\n{LANES}{}",
+        lists.definitions(lowering, shape.vectors),
+        shape.definitions(),
+        include_str!("../../../kernels/attention_rows.cu")
+    );
+    Task {
+        kernel: "attention_rows",
+        source,
+        blocks: shape.blocks(lists.lists()),
+        threads: BLOCK as u32,
+        shared_bytes: 0,
+        values: lists.values(lowering, &More::default()),
+    }
+}
