@@ -6,6 +6,7 @@
 
 mod array;
 mod attention;
+mod attention_cuda;
 mod bench;
 mod cache;
 mod call;

@@ -224,7 +224,7 @@ impl PreparedAttention<'_> {
     ///
     /// # Errors
     /// There are more or fewer, or keys and values are looked up through different tables.
-    fn arguments<'v>(&self, given: &[View<'v>]) -> Result<Vec<View<'v>>, Error> {
+    pub fn arguments<'v>(&self, given: &[View<'v>]) -> Result<Vec<View<'v>>, Error> {
         let ragged = usize::from(self.plan.attention.ragged.is_some());
         if given.len() != self.given + ragged {
             let expected = self.given + ragged;

@@ -38,7 +38,7 @@ pub use einfall_cpu::device::{CpuDevice, CpuDeviceError};
 pub use einfall_cpu::isa::Isa;
 pub use einfall_cpu::measure::{Quantity, measure_machine};
 pub use einfall_cuda::compile::look_in as look_for_nvrtc;
-pub use einfall_cuda::{AbsentGpu, CudaDevice, CudaError, Kept, Program, example_machine as example_gpu};
+pub use einfall_cuda::{AbsentGpu, AttentionPointers, AttentionProgram, CudaDevice, CudaError, Kept, Program, example_machine as example_gpu};
 pub use einfall_equation::{
     Axis, Diagnostic, Equation, GradientError, Label, ParseError, ParseErrorKind, Place, Span, gradient,
 };
