@@ -197,7 +197,10 @@ fn what_is_no_attention_is_refused() {
     let all = [query.clone(), key.clone(), table.clone(), value.clone()];
     assert!(run("bhqd,bh[bhqk]d->bhqk", &all[..3]).contains("but there are 2"));
     assert!(run("bhqd,bh[bhqk]d,bhje->bhqe", &all).contains("looked up differently"));
-    assert!(run("bhqd,bhnc,bhne->bhqe", &[query.clone(), key.clone(), value.clone()]).contains("label `d` stands in the query alone"));
+    assert!(
+        run("bhqd,bhnc,bhne->bhqe", &[query.clone(), key.clone(), value.clone()])
+            .contains("label `d` stands in the query alone")
+    );
     let other = data.table.clone();
     let other = View::from_slice(&other, &[B, H, Q, K]).unwrap();
     let error = run(EQUATION, &[query.clone(), key.clone(), table.clone(), value.clone(), other]);

@@ -77,8 +77,7 @@ impl<'a> Lists<'a> {
         if inner.len() > INNER {
             return Err(format!("more than {INNER} loops over keys"));
         }
-        let mut lists =
-            Lists { attention, outer: Vec::new(), inner, depth, width, lookup: None, slid: Vec::new() };
+        let mut lists = Lists { attention, outer: Vec::new(), inner, depth, width, lookup: None, slid: Vec::new() };
         lists.choose()?;
         lists.sort()?;
         if lists.d() == 0 || lists.e() == 0 {
@@ -150,8 +149,10 @@ impl<'a> Lists<'a> {
     fn sort(&mut self) -> Result<(), String> {
         let attention = self.attention;
         let gradients = &attention.gradients;
-        let (keys, values) = ([Some(&attention.key), gradients.key.as_ref()], [Some(&attention.value), gradients.value.as_ref()]);
-        let moves = |accesses: &[Option<&Access>], at: usize| accesses.iter().flatten().any(|access| access.strides[at] != 0);
+        let (keys, values) =
+            ([Some(&attention.key), gradients.key.as_ref()], [Some(&attention.value), gradients.value.as_ref()]);
+        let moves =
+            |accesses: &[Option<&Access>], at: usize| accesses.iter().flatten().any(|access| access.strides[at] != 0);
         for at in attention.loops_of(AttentionRole::List).chain(attention.loops_of(AttentionRole::Head)) {
             let rows = moves(&keys, at) || moves(&values, at);
             let choice = self.lookup.is_some_and(|lookup| lookup.table_strides[at] != 0)
@@ -178,7 +179,9 @@ impl<'a> Lists<'a> {
         let attention = self.attention;
         let gradients = &attention.gradients;
         let all = |access: &Option<Access>, moves: &dyn Fn(Moves) -> bool| {
-            let moved = |&(at, kind): &(usize, Moves)| !moves(kind) || access.as_ref().is_none_or(|access| access.strides[at] != 0);
+            let moved = |&(at, kind): &(usize, Moves)| {
+                !moves(kind) || access.as_ref().is_none_or(|access| access.strides[at] != 0)
+            };
             self.outer.iter().all(moved)
         };
         let rows = |kind| matches!(kind, Moves::Both | Moves::Rows);
@@ -186,10 +189,13 @@ impl<'a> Lists<'a> {
             return Err("a gradient is summed over a loop".into());
         }
         let bias = gradients.bias.as_ref();
-        if !all(&gradients.bias, &|_| true) || bias.is_some_and(|bias| self.inner.iter().any(|&at| bias.strides[at] == 0)) {
+        if !all(&gradients.bias, &|_| true)
+            || bias.is_some_and(|bias| self.inner.iter().any(|&at| bias.strides[at] == 0))
+        {
             return Err("the bias' gradient is summed over a loop".into());
         }
-        if bias.is_some() && attention.bias.as_ref().is_some_and(|input| input.strides != bias.expect("there").strides) {
+        if bias.is_some() && attention.bias.as_ref().is_some_and(|input| input.strides != bias.expect("there").strides)
+        {
             return Err("the bias' gradient is laid out otherwise".into());
         }
         if attention.ragged.is_some() && (self.count(Moves::Both) > 0 || self.count(Moves::Choice) != 1) {
@@ -384,14 +390,23 @@ impl<'a> Lists<'a> {
         let size = self.size() as i64;
         let at = |memory: Memory, offset: isize| Value::Pointer(memory, offset as i64 * size);
         let none = Value::Int(0);
-        let scratch = |offset: Option<usize>| offset.map_or(none, |offset| Value::Pointer(Memory::Scratch, offset as i64));
-        let gradient = |which: usize, access: &Option<Access>| access.as_ref().map_or(none, |access| at(Memory::Gradient(which), access.offset));
+        let scratch =
+            |offset: Option<usize>| offset.map_or(none, |offset| Value::Pointer(Memory::Scratch, offset as i64));
+        let gradient = |which: usize, access: &Option<Access>| {
+            access.as_ref().map_or(none, |access| at(Memory::Gradient(which), access.offset))
+        };
         let table = self.lookup.map_or(none, |lookup| {
             Value::Pointer(Memory::Table(lookup.table), (lookup.table_offset * lookup.entry_bytes as isize) as i64)
         });
         let bias_bytes = attention.bias_dtype.bytes() as i64;
-        let bias = attention.bias.as_ref().map_or(none, |bias| Value::Pointer(Memory::Operand(3), bias.offset as i64 * bias_bytes));
-        let grad_bias = gradients.bias.as_ref().map_or(none, |bias| Value::Pointer(Memory::Gradient(3), bias.offset as i64 * bias_bytes));
+        let bias = attention
+            .bias
+            .as_ref()
+            .map_or(none, |bias| Value::Pointer(Memory::Operand(3), bias.offset as i64 * bias_bytes));
+        let grad_bias = gradients
+            .bias
+            .as_ref()
+            .map_or(none, |bias| Value::Pointer(Memory::Gradient(3), bias.offset as i64 * bias_bytes));
         let offsets = attention.ragged.as_ref().map_or(none, |_| Value::Pointer(Memory::Offsets, 0));
         let log_sum = if lowering.wants_lse { Value::Pointer(Memory::LogSum, 0) } else { none };
         let mut values = vec![

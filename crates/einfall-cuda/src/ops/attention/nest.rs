@@ -88,7 +88,12 @@ impl Places<'_> {
             })
         };
         let used = |strides: &[isize]| -> Vec<(usize, i64)> {
-            strides.iter().enumerate().filter(|(_, stride)| **stride != 0).map(|(at, &stride)| (at, stride as i64)).collect()
+            strides
+                .iter()
+                .enumerate()
+                .filter(|(_, stride)| **stride != 0)
+                .map(|(at, &stride)| (at, stride as i64))
+                .collect()
         };
         let mut body = String::new();
         let start = self.fields.int(&format!("{name}o"), access.offset as i64);
@@ -96,8 +101,11 @@ impl Places<'_> {
         let _ = writeln!(body, "  at = {start}{plain};");
         for (which, lookup) in access.lookups.iter().enumerate() {
             let kind = type_name(self.tables[lookup.table]);
-            let table =
-                self.fields.pointer(&format!("const {kind}"), &format!("t{}", lookup.table), Memory::Table(lookup.table));
+            let table = self.fields.pointer(
+                &format!("const {kind}"),
+                &format!("t{}", lookup.table),
+                Memory::Table(lookup.table),
+            );
             let from = self.fields.int(&format!("{name}t{which}o"), lookup.table_offset as i64);
             let steps =
                 sum(&mut self.fields, &format!("{name}t{which}s"), &mut used(&lookup.table_strides).into_iter());
@@ -261,7 +269,9 @@ fn task(lowering: &AttentionLowering<'_>, what: Option<usize>, blocks: u32) -> T
 fn owned(attention: &Attention, what: Option<usize>) -> Vec<usize> {
     use AttentionRole::{Head, List};
     loops(attention, &[List, Head], |at| {
-        let Some(access) = what.map(|operand| gradients(attention)[operand].expect("it is wanted")) else { return true };
+        let Some(access) = what.map(|operand| gradients(attention)[operand].expect("it is wanted")) else {
+            return true;
+        };
         access.strides[at] != 0 && !access.is_indirect_in(at)
     })
 }

@@ -61,10 +61,18 @@ pub fn estimate(attention: &Attention, pass: Pass, machine: &Machine) -> Result<
     }
     let lists = Lists::new(attention)?;
     let whole = |elements: usize| (elements * lists.size()).is_multiple_of(16);
-    if lists.lookup.is_none() || attention.ragged.is_some() || lists.vectors(None) != (16 / lists.size(), 16 / lists.size()) {
+    if lists.lookup.is_none()
+        || attention.ragged.is_some()
+        || lists.vectors(None) != (16 / lists.size(), 16 / lists.size())
+    {
         return Err("needs a table, lists of one length, and rows of whole chunks of 16 bytes".into());
     }
-    if !whole(lists.d()) || !whole(lists.e()) || lists.d() > 64 || lists.e() * lists.size() > 1024 || lists.groups() == 0 {
+    if !whole(lists.d())
+        || !whole(lists.e())
+        || lists.d() > 64
+        || lists.e() * lists.size() > 1024
+        || lists.groups() == 0
+    {
         return Err("rows do not fit in the registers".into());
     }
     if lists.lists() < lists.groups() || lists.n() == 0 || lists.k() == 0 {

@@ -46,7 +46,8 @@ pub(super) fn visit_seconds(lists: &Lists<'_>, machine: &Machine) -> f64 {
     let row = |elements: usize| ((elements * lists.size()).max(32)) as f64;
     let visits = lists.lists() as f64 * lists.usual_k();
     let visited = visits * (row(lists.d()) + row(lists.e()));
-    let distinct = (attention.distinct_elements(&attention.key) + attention.distinct_elements(&attention.value)) * lists.size() as f64;
+    let distinct = (attention.distinct_elements(&attention.key) + attention.distinct_elements(&attention.value))
+        * lists.size() as f64;
     // Part of what the L2 would give comes from the L1 already.
     let rate = match distinct < 0.6 * machine.l2_bytes as f64 {
         true => machine.l2_bytes_per_second * 1.35,
