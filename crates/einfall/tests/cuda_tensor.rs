@@ -36,7 +36,7 @@ const SHAPES: &[Shape] = &[
     shape("grouped", "bqhd,b[bqk]d,b[bqk]e->bqhe", &[&[1, 5, 128, 128], &[1, 90, 128], &[1, 5, 300], &[1, 90, 128]]),
     Shape {
         causal: true,
-        ..shape("grouped", "bqhd,b[bqk]d,b[bqk]e->bqhe", &[&[1, 60, 8, 64], &[1, 90, 64], &[1, 60, 50], &[1, 90, 64]])
+        ..shape("grouped", "bhqd,b[bqk]d,b[bqk]e->bhqe", &[&[1, 8, 60, 64], &[1, 90, 64], &[1, 60, 50], &[1, 90, 64]])
     },
     shape("grouped", ALL, &[&[1, 2, 3, 9, 128], &[1, 2, 70, 128], &[1, 2, 70, 128]]),
     shape("band", ALL, &[&[2, 2, 3, 150, 128], &[2, 2, 170, 128], &[2, 2, 170, 128]]),
