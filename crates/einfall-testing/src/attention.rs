@@ -122,7 +122,8 @@ impl Draft {
             0 if choices.percent(70) => 2,
             len => len,
         };
-        let kind = choices.pick(&[Kind::Table, Kind::Table, Kind::Table, Kind::All, Kind::Window, Kind::Ragged, Kind::Tables]);
+        let kind =
+            choices.pick(&[Kind::Table, Kind::Table, Kind::Table, Kind::All, Kind::Window, Kind::Ragged, Kind::Tables]);
         let maybe = |choices: &mut Choices, label, chance, lens: &[usize]| {
             choices.percent(chance).then(|| (label, length(choices, lens)))
         };
@@ -135,7 +136,8 @@ impl Draft {
             2 => &[3, 1, 4, 6],
             _ => &[2, 1, 3],
         };
-        let queries: Vec<(char, usize)> = (0..query_axes).map(|at| (['q', 'x', 'y'][at], length(choices, most))).collect();
+        let queries: Vec<(char, usize)> =
+            (0..query_axes).map(|at| (['q', 'x', 'y'][at], length(choices, most))).collect();
         let depth = choices.pick(&FEATURES);
         let width = if choices.percent(70) { depth } else { choices.pick(&FEATURES) };
         let several = |choices: &mut Choices, len: usize, labels: [char; 2]| match choices.below(12) {
@@ -260,7 +262,8 @@ impl Draft {
         let output = shuffled(choices, [self.outer(), self.width.clone()].concat(), chance);
         let mut arguments = vec![operand(choices, &shape(&query), &float)];
         let mut terms = vec![text(&query)];
-        let table_dtype = choices.pick(&[DType::I32, DType::I64, DType::I16, DType::I8, DType::U8, DType::U32, DType::U64]);
+        let table_dtype =
+            choices.pick(&[DType::I32, DType::I64, DType::I16, DType::I8, DType::U8, DType::U32, DType::U64]);
         let tables: Vec<ArgumentSpec> = self
             .tables
             .iter()

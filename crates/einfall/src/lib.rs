@@ -27,11 +27,13 @@
 //! [`Plan`], and [`measure_machine`].
 
 mod attend;
+mod best;
 mod call;
 mod device;
 mod error;
 
 pub use attend::{Attend, PreparedAttention, attention};
+pub use best::topk_keys;
 pub use call::{Einsum, Prepared, einsum, einsum_into};
 pub use device::{default_device, fresh_device, gpu, machine_cache_path, saved_machine};
 pub use einfall_cpu::device::{CpuDevice, CpuDeviceError};

@@ -83,7 +83,12 @@ impl Near {
             let least = if dtype == DType::F16 { 2f64.powi(-25) } else { 1e-38 };
             1.01 * summed + rounded * (sum.value.abs() + summed) + least
         };
-        Near { shape, dtype, tolerances: sums.iter().map(tolerance).collect(), values: sums.iter().map(|s| s.value).collect() }
+        Near {
+            shape,
+            dtype,
+            tolerances: sums.iter().map(tolerance).collect(),
+            values: sums.iter().map(|s| s.value).collect(),
+        }
     }
 
     /// Compares a result.
@@ -97,7 +102,7 @@ impl Near {
         let got: Vec<f64> = scalars(found).into_iter().map(Scalar::real).collect();
         let wrong = |&at: &usize| {
             let (got, expected) = (got[at], self.values[at]);
-            !(got == expected || (got - expected).abs() <= self.tolerances[at])
+            !(got == expected || expected.is_finite() && (got - expected).abs() <= self.tolerances[at])
         };
         let all: Vec<usize> = (0..got.len()).filter(wrong).collect();
         let Some(&at) = all.first() else { return Ok(()) };
@@ -150,7 +155,8 @@ impl Problem<'_> {
                     table.values[flat].int()
                 }
                 Source::Window(affine) => {
-                    let steps = affine.terms.iter().map(|(label, by)| i128::from(*by) * at[&Name::Label(*label)] as i128);
+                    let steps =
+                        affine.terms.iter().map(|(label, by)| i128::from(*by) * at[&Name::Label(*label)] as i128);
                     let position = i128::from(affine.offset) + steps.sum::<i128>();
                     positions.push(position);
                     position
@@ -262,11 +268,15 @@ pub fn attend(
     let named: Vec<Vec<Name>> = (0..terms.len()).map(|term| names(&terms[term], rank(term))).collect();
     let out_shape = reached.last().cloned().unwrap_or_default();
     let in_out = names(&output, out_shape.len());
-    let scored = |name: &Name| named[0].contains(name) || named[1].contains(name) || named.get(3).is_some_and(|n| n.contains(name));
+    let scored = |name: &Name| {
+        named[0].contains(name) || named[1].contains(name) || named.get(3).is_some_and(|n| n.contains(name))
+    };
     let len = |name: &Name| (*name, lengths.0[name]);
-    let (widths, queries): (Vec<Name>, Vec<Name>) = in_out.iter().partition(|name| !scored(name) && named[2].contains(name));
+    let (widths, queries): (Vec<Name>, Vec<Name>) =
+        in_out.iter().partition(|name| !scored(name) && named[2].contains(name));
     let left = |name: &&Name| !in_out.contains(name);
-    let mut keys: Vec<(Name, usize)> = named[1].iter().chain(&named[2]).filter(left).filter(|name| !named[0].contains(name)).map(len).collect();
+    let mut keys: Vec<(Name, usize)> =
+        named[1].iter().chain(&named[2]).filter(left).filter(|name| !named[0].contains(name)).map(len).collect();
     keys.sort_unstable();
     keys.dedup();
     let mut depths: Vec<(Name, usize)> = named[0].iter().filter(left).map(len).collect();
@@ -301,12 +311,15 @@ impl Problem<'_> {
         grad_out: Option<&[f64]>,
     ) -> Result<Attended, OracleError> {
         let dtype = self.arrays[self.terms[0].array.expect("an operand")].dtype;
-        let (unit, half) = (unit_roundoff(dtype.accumulator()), if dtype.bytes() == 2 { unit_roundoff(dtype) } else { 0.0 });
+        let (unit, half) =
+            (unit_roundoff(dtype.accumulator()), if dtype.bytes() == 2 { unit_roundoff(dtype) } else { 0.0 });
         let depth: usize = depths.iter().map(|(_, len)| len).product();
         let scale = self.call.scale.unwrap_or(if depth > 0 { 1.0 / (depth as f64).sqrt() } else { 1.0 });
         let out_shape: Vec<usize> = in_out.iter().map(|name| self.lengths.0[name]).collect();
         let lse_shape: Vec<usize> = queries.iter().map(|(_, len)| *len).collect();
-        let flat = |names: &mut dyn Iterator<Item = Name>, at: &At| names.fold(0, |flat, name| flat * self.lengths.0[&name] + at[&name]);
+        let flat = |names: &mut dyn Iterator<Item = Name>, at: &At| {
+            names.fold(0, |flat, name| flat * self.lengths.0[&name] + at[&name])
+        };
         let elements = |shape: &[usize]| shape.iter().product::<usize>();
         let mut out = vec![Sum::default(); elements(&out_shape)];
         let mut lse = vec![Sum::default(); elements(&lse_shape)];
@@ -319,19 +332,25 @@ impl Problem<'_> {
         each(queries, &mut at, &mut |query| {
             let found = self.keys_of(query, keys, depths, scale, unit);
             let most = found.iter().map(|key| key.score).fold(f64::NEG_INFINITY, f64::max);
-            let error = found.iter().filter(|key| key.score > f64::NEG_INFINITY).map(|key| key.error).fold(0.0, f64::max);
+            let error =
+                found.iter().filter(|key| key.score > f64::NEG_INFINITY).map(|key| key.error).fold(0.0, f64::max);
             let sum: f64 = found.iter().map(|key| (key.score - most).exp()).sum();
             let total = if most > f64::NEG_INFINITY { most + sum.ln() } else { f64::NEG_INFINITY };
             let count = found.len() as f64;
             let to = &mut lse[flat(&mut queries.iter().map(|(name, _)| *name), query)];
             to.value = total;
             // Of the log-sum-exp itself, which the gradients read rounded.
-            let lse_error = if total.is_finite() { error + unit * (count + 6.0 + 2.0 * total.abs() + most.abs()) } else { 0.0 };
+            let lse_error =
+                if total.is_finite() { error + unit * (count + 6.0 + 2.0 * total.abs() + most.abs()) } else { 0.0 };
             to.error = lse_error;
             let weight = |key: &Key| if total.is_finite() { (key.score - total).exp() } else { 0.0 };
             // Of weights, relative: of both scores, of what is subtracted, of the exponential and of the sum.
             let weight_error = |key: &Key| {
-                let apart = if key.score > f64::NEG_INFINITY { (key.score - most).abs() + most.abs().max(total.abs()) } else { 0.0 };
+                let apart = if key.score > f64::NEG_INFINITY {
+                    (key.score - most).abs() + most.abs().max(total.abs())
+                } else {
+                    0.0
+                };
                 (2.0 * error + unit * (count + 12.0 + 3.0 * apart)).exp_m1() + 2.0 * half
             };
             for key in found.iter().filter(|_| total.is_finite()) {
@@ -348,7 +367,8 @@ impl Problem<'_> {
                 let (grad, sum) = (grad_out[flat], &out[flat]);
                 delta += grad * sum.value;
                 let rounded = unit_roundoff(dtype) * sum.value.abs() + sum.error + (count + 2.0) * unit * sum.magnitude;
-                delta_error += grad.abs() * (rounded + (widths.iter().map(|w| w.1).product::<usize>() as f64 + 2.0) * unit * sum.value.abs());
+                delta_error += grad.abs()
+                    * (rounded + (widths.iter().map(|w| w.1).product::<usize>() as f64 + 2.0) * unit * sum.value.abs());
             });
             for key in &found {
                 let weight = weight(key);
@@ -373,8 +393,10 @@ impl Problem<'_> {
                     let (q, _) = self.element(0, deep).expect("a query has no brackets");
                     let (k, _) = self.element(1, deep).expect("the key is there");
                     let (from_query, from_key) = (scale * self.value(0, q), scale * self.value(1, k));
-                    gradients[0].1[q].add(value * from_key, error * from_key.abs() + 4.0 * unit * (value * from_key).abs());
-                    gradients[1].1[k].add(value * from_query, error * from_query.abs() + 4.0 * unit * (value * from_query).abs());
+                    gradients[0].1[q]
+                        .add(value * from_key, error * from_key.abs() + 4.0 * unit * (value * from_key).abs());
+                    gradients[1].1[k]
+                        .add(value * from_query, error * from_query.abs() + 4.0 * unit * (value * from_query).abs());
                 });
             }
         });

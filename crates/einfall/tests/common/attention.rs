@@ -47,7 +47,8 @@ pub struct Given {
 impl Given {
     /// All bits.
     pub fn bits(&self) -> Vec<Vec<u8>> {
-        let tensors = [Some(&self.out), Some(&self.lse)].into_iter().chain(self.gradients.each_ref().map(Option::as_ref));
+        let tensors =
+            [Some(&self.out), Some(&self.lse)].into_iter().chain(self.gradients.each_ref().map(Option::as_ref));
         tensors.flatten().map(|tensor| tensor.as_bytes().to_vec()).collect()
     }
 }
