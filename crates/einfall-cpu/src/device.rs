@@ -9,7 +9,7 @@ use einfall_plan::{
     Access, AttentionKernelSpec, AttentionPlan, Bounds, Contraction, Device, KernelSpec, LabelId, Machine, Plan,
     Problem, RunError, Saved, Slot, Step, shift,
 };
-use einfall_tensor::{Layout, View, ViewMut, memory};
+use einfall_tensor::{Layout, Tensor, View, ViewMut, memory};
 use smallvec::SmallVec;
 
 use crate::blocks::Blocks;
@@ -188,6 +188,19 @@ impl Device for CpuDevice {
 }
 
 impl CpuDevice {
+    /// The positions of the `count` keys with the largest products with each query, best first, equal ones by position; −1
+    /// where there are no more. Query `(b, h, q, d)`, key `(b, g, n, d)` with h a multiple of g, of one floating-point type;
+    /// the table is `(b, h, q, count)`, `i32`, or `i64` where positions need it. With `causal`, query i sees the keys 0 to i.
+    ///
+    /// Cost: `b·h·q·n·d` multiply-adds and a comparison a product; no more than a few tiles of scores are stored. Products
+    /// that are no numbers come last. Half types are multiplied and summed as `f32`.
+    ///
+    /// # Errors
+    /// [`RunError::Device`] where shapes or types do not fit, [`RunError::OutOfMemory`] where the table does not.
+    pub fn best_keys(&self, query: &View<'_>, key: &View<'_>, count: usize, causal: bool) -> Result<Tensor, RunError> {
+        crate::best::best_keys(self.isa, &self.threads, &self.machine, (query, key), count, causal)
+    }
+
     /// Runs a pass of an attention with its memory bound.
     fn attention(
         &self,

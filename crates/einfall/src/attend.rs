@@ -148,7 +148,10 @@ impl<'a> Attend<'a> {
             options.ragged = Some(RaggedOptions { number: all.len(), argument, labels });
         }
         // A bias of a wider type does not make the output wider.
-        let bound = BindOptions { dtype: all.first().map(|query| query.dtype).filter(|dtype| dtype.is_float()), ..self.bind.clone() };
+        let bound = BindOptions {
+            dtype: all.first().map(|query| query.dtype).filter(|dtype| dtype.is_float()),
+            ..self.bind.clone()
+        };
         let problem = bind(&equation, &all, &bound).map_err(|error| with_meant(error, &equation))?;
         let plan = AttentionPlan::new(problem, device.machine(), device.attention_kernels(), &options)?;
         Ok(PreparedAttention { plan, sources, given, device })

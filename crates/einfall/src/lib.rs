@@ -27,18 +27,23 @@
 //! [`Plan`], and [`measure_machine`].
 
 mod attend;
+mod best;
 mod call;
 mod device;
 mod error;
 
 pub use attend::{Attend, PreparedAttention, attention};
+pub use best::topk_keys;
 pub use call::{Einsum, Prepared, einsum, einsum_into};
 pub use device::{default_device, fresh_device, gpu, machine_cache_path, saved_machine};
 pub use einfall_cpu::device::{CpuDevice, CpuDeviceError};
 pub use einfall_cpu::isa::Isa;
 pub use einfall_cpu::measure::{Quantity, measure_machine};
 pub use einfall_cuda::compile::look_in as look_for_nvrtc;
-pub use einfall_cuda::{AbsentGpu, AttentionPointers, AttentionProgram, CudaDevice, CudaError, Kept, Program, example_machine as example_gpu};
+pub use einfall_cuda::{
+    AbsentGpu, AttentionPointers, AttentionProgram, CudaDevice, CudaError, Kept, Program,
+    example_machine as example_gpu,
+};
 pub use einfall_equation::{
     Axis, Diagnostic, Equation, GradientError, Label, ParseError, ParseErrorKind, Place, Span, gradient,
 };

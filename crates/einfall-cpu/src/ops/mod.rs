@@ -4,6 +4,7 @@
 
 pub mod attention;
 pub mod axpys;
+pub mod best;
 pub mod copies;
 pub mod dense;
 pub mod dots;

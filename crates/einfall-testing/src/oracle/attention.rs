@@ -102,7 +102,7 @@ impl Near {
         let got: Vec<f64> = scalars(found).into_iter().map(Scalar::real).collect();
         let wrong = |&at: &usize| {
             let (got, expected) = (got[at], self.values[at]);
-            !(got == expected || (got - expected).abs() <= self.tolerances[at])
+            !(got == expected || expected.is_finite() && (got - expected).abs() <= self.tolerances[at])
         };
         let all: Vec<usize> = (0..got.len()).filter(wrong).collect();
         let Some(&at) = all.first() else { return Ok(()) };

@@ -93,6 +93,8 @@ macro_rules! with_float {
     };
 }
 
+pub(super) use with_float;
+
 /// An element that attention is computed on.
 pub(super) trait Float: Scalar<Acc = Self::Sum> + RowElement<Acc = Self::Sum> {
     /// What scores are kept in.

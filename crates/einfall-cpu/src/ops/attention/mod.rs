@@ -8,6 +8,7 @@ mod gradients;
 mod inverse;
 mod keys;
 pub mod nest;
+pub mod tiles;
 
 use einfall_plan::{Attention, AttentionKernelSpec, AttentionRole, Estimate, Machine, Pass};
 
@@ -116,6 +117,7 @@ impl From<BadTable> for Failure {
 
 /// The kernels of attention, most specific first.
 pub const KERNELS: &[Kernel] = &[
+    Kernel { name: "tiles", estimate: tiles::estimate, forward: tiles::forward, backward: nest::backward },
     Kernel { name: "gather", estimate: gather::estimate, forward: gather::forward, backward: gather::backward },
     Kernel { name: "nest", estimate: nest::estimate, forward: nest::forward, backward: nest::backward },
 ];

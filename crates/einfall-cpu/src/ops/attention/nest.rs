@@ -278,7 +278,7 @@ fn position(window: &WindowAccess, counters: &[usize]) -> i64 {
 fn softmax(found: &mut [Found]) -> f64 {
     let most = found.iter().map(|found| found.weight).fold(f64::NEG_INFINITY, f64::max);
     let sum: f64 = found.iter().map(|found| (found.weight - most).exp()).sum();
-    if most == f64::NEG_INFINITY && !sum.is_nan() || found.is_empty() {
+    if found.iter().all(|found| found.weight == f64::NEG_INFINITY) {
         return f64::NEG_INFINITY;
     }
     found.iter_mut().for_each(|found| found.weight = (found.weight - most).exp() / sum);
