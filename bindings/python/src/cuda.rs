@@ -211,7 +211,7 @@ fn run<'py>(
 }
 
 /// Scratch memory that is kept for a stream: calls in it follow each other, so they may share it.
-struct Shared {
+pub(crate) struct Shared {
     place: (usize, u64),
     bytes: usize,
     address: u64,

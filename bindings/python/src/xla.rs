@@ -197,13 +197,13 @@ fn invalid(why: impl ToString) -> Why {
 /// The handler on the CPU.
 unsafe extern "C" fn on_cpu(frame: *mut Frame) -> Failure {
     // SAFETY: XLA passes a frame that lives as long as the call.
-    unsafe { handle(frame, |frame| run_on_cpu(frame)) }
+    unsafe { handle(frame, run_on_cpu) }
 }
 
 /// The handler on GPUs.
 unsafe extern "C" fn on_gpu(frame: *mut Frame) -> Failure {
     // SAFETY: as above.
-    unsafe { handle(frame, |frame| run_on_gpu(frame)) }
+    unsafe { handle(frame, run_on_gpu) }
 }
 
 /// # Safety

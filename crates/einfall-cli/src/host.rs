@@ -211,7 +211,7 @@ pub fn measure_gpu(gpu: &CudaDevice, quiet: bool) -> Result<MeasuredGpu, Failure
     let long = spread(1 << 26);
     let rows = (estimate.l2_bytes / 3 / (4 * ROW)).max(1);
     let (lists, k) = (1 << 14, 64);
-    let table: Vec<i32> = (0..lists * k).map(|at| ((at as u64 * 2_654_435_761 >> 7) % rows as u64) as i32).collect();
+    let table: Vec<i32> = (0..lists * k).map(|at| (((at as u64 * 2_654_435_761) >> 7) % rows as u64) as i32).collect();
     let matrix = View::from_slice(&long[..square * square], &[square, square]).map_err(failed)?;
     let wide: Vec<f64> = long[..square * square].iter().map(|&x| f64::from(x)).collect();
     let wide = View::from_slice(&wide, &[square, square]).map_err(failed)?;

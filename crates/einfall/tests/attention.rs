@@ -108,8 +108,8 @@ fn gradients_are_slopes() {
     let saved = Saved { out: out.view(), lse: lse.view(), grad_out };
     let gradients = Attend::new(EQUATION).gradients(&views(&data), &saved, [true, true, true, false]).unwrap();
     assert!(gradients[3].is_none());
-    for operand in 0..3 {
-        let slopes = gradients[operand].as_ref().unwrap().as_slice::<f64>().unwrap().to_vec();
+    for (operand, gradient) in gradients[..3].iter().enumerate() {
+        let slopes = gradient.as_ref().unwrap().as_slice::<f64>().unwrap().to_vec();
         for at in (0..slopes.len()).step_by(7) {
             let mut moved = |by: f64| {
                 let operands = [&mut data.query, &mut data.key, &mut data.value];

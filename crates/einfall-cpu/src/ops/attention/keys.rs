@@ -169,9 +169,11 @@ impl<'a> Keys<'a> {
             let steps = limit.strides.iter().zip(&self.counters).map(|(&stride, &counter)| stride * counter as i64);
             limit.offset + steps.sum::<i64>()
         });
-        // SAFETY: by the caller.
-        let range =
-            if attention.ragged.is_some() { unsafe { self.run.keys_at(&self.counters) } } else { 0..self.rows.len };
+        let range = match &attention.ragged {
+            // SAFETY: by the caller.
+            Some(_) => unsafe { self.run.keys_at(&self.counters) },
+            None => 0..self.rows.len,
+        };
         (range, limit)
     }
 

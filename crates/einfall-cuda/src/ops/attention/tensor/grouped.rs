@@ -131,7 +131,7 @@ impl<'a> Grouped<'a> {
         if padded_width != width.next_multiple_of(16) {
             return Err("the values' rows cannot be shared out among warps".into());
         }
-        let pitch = |elements: usize| (elements / 8 | 1) * 16;
+        let pitch = |elements: usize| ((elements / 8) | 1) * 16;
         let row = pitch(padded_depth) + if shared { 0 } else { pitch(padded_width) } + 4;
         let in_registers = padded_depth <= 128 && value_warps == 1;
         let tiles: &[usize] = match (head_warps, value_warps) {
