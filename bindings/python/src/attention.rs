@@ -9,14 +9,16 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use einfall::{Argument, Attend, Bounds, CpuDevice, DType, Error, Layout, PreparedAttention, Saved, View, ViewMut};
 use lru::LruCache;
-use pyo3::exceptions::PyTypeError;
+use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 use rustc_hash::FxBuildHasher;
 
 use crate::array;
+use crate::attention_cuda::{self, Call};
 use crate::cache::{MOST, count};
 use crate::call::numpy_views;
+use crate::cuda::{self, Torch};
 use crate::describe;
 use crate::device::device;
 use crate::error::to_python;
@@ -24,7 +26,7 @@ use crate::kind::{Kind, common_kind, imported};
 use crate::options::{self, Words, push_argument, push_text};
 use crate::run::Views;
 use crate::table;
-use crate::torch::{self, Place};
+use crate::torch::{self, Place, Tensors};
 
 /// Predicted seconds from which on other threads of Python may run meanwhile.
 const LONG_SECONDS: f64 = 5e-6;
@@ -42,7 +44,7 @@ impl Settings {
         Ok(Settings { sizes: options::sizes(sizes)?, scale, bounds: options::bounds(bounds)?, causal })
     }
 
-    fn attend<'d>(&self, equation: &str) -> Attend<'d> {
+    pub(crate) fn attend<'d>(&self, equation: &str) -> Attend<'d> {
         let mut attend = Attend::new(equation).bounds(self.bounds).causal(self.causal);
         for (name, len) in &self.sizes {
             attend = attend.size(name, *len);
@@ -54,7 +56,7 @@ impl Settings {
     }
 
     /// All that a plan depends on; `wanted` gradients make it one of the backward pass.
-    fn key(&self, equation: &str, views: &[View<'_>], wanted: Option<[bool; 4]>) -> Words {
+    pub(crate) fn key(&self, equation: &str, views: &[View<'_>], wanted: Option<[bool; 4]>) -> Words {
         let mut words = Words::new();
         push_text(&mut words, equation);
         words.push(views.len() as u64);
@@ -156,15 +158,16 @@ pub(crate) fn _attend<'py>(
     let module = match common_kind(&operands)? {
         Kind::NumPy => return on_numpy(py, equation, &operands, &settings, return_lse),
         Kind::Torch if !torch::must_dispatch(py, &operands)? => {
-            let tensors = torch::views(&operands)?;
-            if tensors.place == Place::Cpu {
-                return on_torch(py, equation, &tensors.views, &settings, return_lse);
-            }
-            "einfall._attention_torch"
+            return on_torch(py, equation, &operands, &settings, return_lse);
         }
         Kind::Torch | Kind::TorchSubclass => "einfall._attention_torch",
         Kind::Jax => "einfall._attention_jax",
-        Kind::CuPy => "einfall._attention_steps",
+        Kind::CuPy => {
+            return cuda::with_cupy(py, &operands, |library, ordinal, views| {
+                let call = Call { ordinal, equation, views, settings: &settings };
+                attention_cuda::forward(py, library, &call, return_lse)
+            });
+        }
         Kind::Other if imported(py, "numpy")?.is_some() => {
             return on_numpy(py, equation, &operands, &settings, return_lse);
         }
@@ -175,7 +178,11 @@ pub(crate) fn _attend<'py>(
 }
 
 /// A result and its log-sum-exp.
-fn pair<'py>(py: Python<'py>, out: Bound<'py, PyAny>, lse: Option<Bound<'py, PyAny>>) -> PyResult<Bound<'py, PyAny>> {
+pub(crate) fn pair<'py>(
+    py: Python<'py>,
+    out: Bound<'py, PyAny>,
+    lse: Option<Bound<'py, PyAny>>,
+) -> PyResult<Bound<'py, PyAny>> {
     let lse = lse.unwrap_or_else(|| py.None().into_bound(py));
     Ok(PyTuple::new(py, [out, lse])?.into_any())
 }
@@ -226,10 +233,17 @@ fn on_numpy<'py>(
 fn on_torch<'py>(
     py: Python<'py>,
     equation: &str,
-    views: &Views,
+    operands: &[Bound<'py, PyAny>],
     settings: &Settings,
     return_lse: bool,
 ) -> PyResult<Bound<'py, PyAny>> {
+    let Tensors { views, made: _made, place } = torch::views(operands)?;
+    let views = &views;
+    if let Place::Cuda(ordinal) = place {
+        let library = Torch { py, ordinal, like: (&operands[0], views[0].dtype()) };
+        let call = Call { ordinal, equation, views, settings };
+        return attention_cuda::forward(py, &library, &call, return_lse);
+    }
     let ready = prepare(equation, views, settings, None).map_err(|error| to_python(py, error))?;
     let plan = ready.prepared.plan();
     let output = &plan.problem.output;
@@ -240,7 +254,7 @@ fn on_torch<'py>(
     pair(py, out, lse.map(|lse| lse.0))
 }
 
-/// The kernel of the operator that torch knows, for tensors of the CPU: result and log-sum-exp.
+/// The kernel of the operator that torch knows: result and log-sum-exp.
 #[pyfunction]
 #[pyo3(signature = (equation, operands, sizes, scale, bounds, causal))]
 pub(crate) fn _torch_attend<'py>(
@@ -253,7 +267,7 @@ pub(crate) fn _torch_attend<'py>(
     causal: bool,
 ) -> PyResult<Bound<'py, PyAny>> {
     let settings = Settings::read(&sizes, scale, &bounds, causal)?;
-    on_torch(py, equation, &torch::views(&operands)?.views, &settings, true)
+    on_torch(py, equation, &operands, &settings, true)
 }
 
 /// Runs backward into new arrays, one for each gradient that is wanted. What was saved is row-major.
@@ -291,7 +305,7 @@ fn backward<'py>(
     Ok(arrays)
 }
 
-/// Gradients of the operands that are wanted (of query, key, value, bias), for tensors of the CPU.
+/// Gradients of the operands that are wanted (of query, key, value, bias), for tensors.
 #[pyfunction]
 #[pyo3(signature = (equation, operands, saved, wanted, sizes, scale, bounds, causal))]
 pub(crate) fn _torch_attend_backward<'py>(
@@ -306,10 +320,18 @@ pub(crate) fn _torch_attend_backward<'py>(
     causal: bool,
 ) -> PyResult<Vec<Bound<'py, PyAny>>> {
     let settings = Settings::read(&sizes, scale, &bounds, causal)?;
-    let (operands, saved) = (torch::views(&operands)?, torch::views(&saved)?);
+    let (given, saved) = (torch::views(&operands)?, torch::views(&saved)?);
+    if given.place != saved.place {
+        return Err(PyValueError::new_err("what was saved is on another device than the operands"));
+    }
     let saved: [View<'_>; 3] = three(saved.views.to_vec())?;
+    if let Place::Cuda(ordinal) = given.place {
+        let library = Torch { py, ordinal, like: (&operands[0], given.views[0].dtype()) };
+        let call = Call { ordinal, equation, views: &given.views, settings: &settings };
+        return attention_cuda::backward(py, &library, &call, &saved, wanted);
+    }
     let empty = |dtype: DType, layout: &Layout| torch::empty(py, dtype, &layout.shape, None);
-    backward(py, equation, (&operands.views, &saved), wanted, &settings, empty)
+    backward(py, equation, (&given.views, &saved), wanted, &settings, empty)
 }
 
 /// The same for arrays of NumPy.

@@ -116,14 +116,16 @@ pub(crate) fn _bench_keys(
     })
 }
 
-/// The same of `einfall bench dense` or `einfall bench lookups`; lines have a case and the cells below
-/// [`table::HEADER`].
+/// A row of a suite's table: the case, and the cells below [`table::HEADER`].
+type SuiteLine = (String, [String; 8]);
+
+/// The same of `einfall bench dense` or `einfall bench lookups`.
 #[pyfunction]
 pub(crate) fn _bench_suite(
     py: Python<'_>,
     suite: &str,
     arguments: Vec<OsString>,
-) -> PyResult<(String, String, Vec<(String, [String; 8])>, Vec<String>)> {
+) -> PyResult<(String, String, Vec<SuiteLine>, Vec<String>)> {
     measured(py, suite, arguments, |surroundings| {
         let report = einfall_cli::bench_suite(surroundings)?;
         let mut text = Vec::new();

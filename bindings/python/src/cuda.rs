@@ -43,7 +43,7 @@ fn programs() -> MutexGuard<'static, Programs> {
 
 /// A GPU, with how many bad tables were reported.
 pub(crate) struct Gpu {
-    device: CudaDevice,
+    pub(crate) device: CudaDevice,
     reported: AtomicU64,
 }
 
@@ -158,10 +158,10 @@ impl Ready {
 }
 
 type Addresses = smallvec::SmallVec<[u64; 8]>;
-type Stream = *mut std::ffi::c_void;
+pub(crate) type Stream = *mut std::ffi::c_void;
 
 /// A library's memory and stream.
-trait Library<'py> {
+pub(crate) trait Library<'py> {
     /// A new array, and where its first element is.
     fn empty(&self, dtype: DType, shape: &[usize]) -> PyResult<(Bound<'py, PyAny>, u64)>;
     /// The current stream.
@@ -175,6 +175,16 @@ trait Library<'py> {
     }
 }
 
+/// A GPU for a call of Python: raises where an earlier call found a bad table.
+pub(crate) fn opened(py: Python<'_>, ordinal: usize) -> PyResult<&'static Gpu> {
+    if DEVICES.get(ordinal).is_some_and(|place| place.get().is_none()) {
+        look_for_nvrtc(py)?;
+    }
+    let gpu = gpu(ordinal).map_err(|error| to_python(py, error))?;
+    gpu.check_tables().map_err(TableError::new_err)?;
+    Ok(gpu)
+}
+
 fn run<'py>(
     py: Python<'py>,
     library: &impl Library<'py>,
@@ -182,11 +192,7 @@ fn run<'py>(
     operands: &[Bound<'py, PyAny>],
     tables: &Tables,
 ) -> PyResult<Bound<'py, PyAny>> {
-    if DEVICES.get(call.ordinal).is_some_and(|place| place.get().is_none()) {
-        look_for_nvrtc(py)?;
-    }
-    let gpu = gpu(call.ordinal).map_err(|error| to_python(py, error))?;
-    gpu.check_tables().map_err(TableError::new_err)?;
+    let gpu = opened(py, call.ordinal)?;
     let ready = call.ready(gpu).map_err(|error| to_python(py, error))?;
     let output = &ready.plan.problem.output;
     let (result, out) = library.empty(output.dtype, &output.layout.shape)?;
@@ -219,7 +225,7 @@ const SHARED_STREAMS: usize = 32;
 static SHARED: Mutex<Vec<Shared>> = Mutex::new(Vec::new());
 
 /// Scratch memory for one launch.
-enum Workspace<'py> {
+pub(crate) enum Workspace<'py> {
     None,
     Own {
         _memory: Bound<'py, PyAny>,
@@ -233,7 +239,13 @@ enum Workspace<'py> {
 }
 
 impl<'py> Workspace<'py> {
-    fn of(library: &impl Library<'py>, gpu: &Gpu, ordinal: usize, stream: u64, bytes: usize) -> PyResult<Self> {
+    pub(crate) fn of(
+        library: &impl Library<'py>,
+        gpu: &Gpu,
+        ordinal: usize,
+        stream: u64,
+        bytes: usize,
+    ) -> PyResult<Self> {
         if bytes == 0 {
             return Ok(Workspace::None);
         }
@@ -275,7 +287,7 @@ impl<'py> Workspace<'py> {
         }
     }
 
-    fn address(&self) -> u64 {
+    pub(crate) fn address(&self) -> u64 {
         match self {
             Workspace::None => 0,
             Workspace::Own { address, .. } | Workspace::Shared { address, .. } => *address,
@@ -361,11 +373,11 @@ fn run_kept<'py>(
     Ok(())
 }
 
-struct Torch<'a, 'py> {
-    py: Python<'py>,
-    ordinal: usize,
+pub(crate) struct Torch<'a, 'py> {
+    pub(crate) py: Python<'py>,
+    pub(crate) ordinal: usize,
     /// A tensor of the call, and its type.
-    like: (&'a Bound<'py, PyAny>, DType),
+    pub(crate) like: (&'a Bound<'py, PyAny>, DType),
 }
 
 impl<'py> Library<'py> for Torch<'_, 'py> {
@@ -406,7 +418,7 @@ pub(crate) fn run_torch<'py>(
     run(py, &Torch { py, ordinal, like }, &call, operands, tables)
 }
 
-struct CuPy<'py> {
+pub(crate) struct CuPy<'py> {
     cupy: Bound<'py, PyModule>,
 }
 
@@ -439,6 +451,19 @@ pub(crate) fn on_cupy<'py>(
     dtype: Option<DType>,
     tables: &Tables,
 ) -> PyResult<Bound<'py, PyAny>> {
+    options.dtype = dtype;
+    with_cupy(py, operands, |library, ordinal, views| {
+        let call = Call { ordinal, equation, views, options: &options, like_torch: false };
+        run(py, library, &call, operands, tables)
+    })
+}
+
+/// Does something on the GPU of the operands, with views of them.
+pub(crate) fn with_cupy<'py, T>(
+    py: Python<'py>,
+    operands: &[Bound<'py, PyAny>],
+    run: impl FnOnce(&CuPy<'py>, usize, &Views) -> PyResult<T>,
+) -> PyResult<T> {
     let cupy = imported(py, "cupy")?.expect("an operand is an array of CuPy");
     let mut views = Views::new();
     let mut ordinal = None;
@@ -450,13 +475,11 @@ pub(crate) fn on_cupy<'py>(
         ordinal = Some(at);
         views.push(described(number, operand)?);
     }
-    options.dtype = dtype;
     // New memory and the current stream are those of CuPy's current device.
     let ordinal = ordinal.unwrap_or(0);
     let device = cupy.getattr("cuda")?.call_method1("Device", (ordinal,))?;
     device.call_method0("__enter__")?;
-    let call = Call { ordinal, equation, views: &views, options: &options, like_torch: false };
-    let result = run(py, &CuPy { cupy }, &call, operands, tables);
+    let result = run(&CuPy { cupy }, ordinal, &views);
     device.call_method1("__exit__", (py.None(), py.None(), py.None()))?;
     result
 }

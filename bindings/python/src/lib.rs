@@ -6,6 +6,7 @@
 
 mod array;
 mod attention;
+mod attention_cuda;
 mod bench;
 mod cache;
 mod call;
@@ -15,6 +16,7 @@ mod device;
 mod error;
 mod interleaved;
 mod kind;
+mod large;
 mod options;
 mod planned;
 mod report;

@@ -42,6 +42,10 @@ fn every_lookup_is_right_or_says_why_it_was_not_run() {
         assert!(report.rows.iter().any(|row| row.name == name && row.ok && row.pass == Pass::Forward), "{name}");
     }
     assert!(report.rows.iter().all(|row| row.ok && row.max_error <= row.tolerance));
+    for name in ["thread/attention-k100", "thread/attention-bf16", "points-cpu", "image-window-7x7", "window-1d-cpu"] {
+        let passes: Vec<Pass> = report.rows.iter().filter(|row| row.name == name).map(|row| row.pass).collect();
+        assert_eq!(passes, [Pass::Forward, Pass::Both], "{name}");
+    }
     assert!(report.skipped.iter().all(|skipped| !skipped.failed && !skipped.why.is_empty()), "{:?}", report.skipped);
     // What is for a GPU alone is not even mentioned.
     assert!(report.skipped.iter().all(|skipped| !skipped.name.starts_with("dsa-")));
@@ -118,12 +122,18 @@ fn peers_stand_beside_us() {
         assert!(rows.iter().all(|row| row.ok && row.min_s > 0.0), "{rows:?}");
         assert!(!there || rows.len() == 4, "{engine}: {:?}", report.notes);
     }
-    let only = ["--only", "thread/k10,thread/values,embedding-bag,spmm-coo,moe", "--json", "--force"];
+    let names = "thread/k10,thread/values,embedding-bag,spmm-coo,moe,thread/attention-k10,window-1d-cpu";
+    let only = ["--only", names, "--json", "--force"];
     let report = SuiteReport::from_json(bench(&place, "lookups", &[&only[..], &peers].concat()).out()).unwrap();
     if report.settings.peers.contains_key("torch") {
-        for engine in
-            ["torch.einsum", "torch dense, gather", "torch embedding_bag", "torch index_add", "torch sorted, grouped"]
-        {
+        for engine in [
+            "torch.einsum",
+            "torch dense, gather",
+            "torch embedding_bag",
+            "torch index_add",
+            "torch sorted, grouped",
+            "torch SDPA, mask",
+        ] {
             assert!(report.rows.iter().any(|row| row.engine == engine && row.ok), "{engine}: {:?}", report.notes);
         }
         assert!(report.rows.iter().all(|row| row.ok));

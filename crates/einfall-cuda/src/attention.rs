@@ -125,6 +125,7 @@ impl CudaDevice {
             tables: &tables,
             machine: &plan.machine,
             wants_lse,
+            values_in_keys: pointers.arguments[operand(1)] == pointers.arguments[operand(2)],
             alignment: &of,
         };
         let tasks = match plan.pass {

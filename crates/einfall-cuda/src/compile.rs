@@ -89,7 +89,9 @@ pub fn compile(kernel: &str, source: &str, capability: (u32, u32)) -> Result<Vec
     let text = CString::new(source).map_err(|_| failed("a zero byte in the source".into()))?;
     let program = result::create_program(&text, None).map_err(|error| failed(error.to_string()))?;
     let mut options: Vec<String> = OPTIONS.iter().map(|&option| option.into()).collect();
-    options.push(format!("--gpu-architecture=sm_{}{}", capability.0, capability.1));
+    // Instructions of one architecture alone, that of Hopper's warpgroups.
+    let alone = if capability == (9, 0) && source.contains("wgmma.mma_async") { "a" } else { "" };
+    options.push(format!("--gpu-architecture=sm_{}{}{alone}", capability.0, capability.1));
     // SAFETY: the program was made above and is destroyed below; buffers have the sizes that the compiler asks for.
     unsafe {
         let compiled = result::compile_program(program, &options).map_err(|error| {

@@ -114,6 +114,16 @@ impl Fields {
         self.field(kind, name, value)
     }
 
+    /// A number with a fraction.
+    pub fn double(&mut self, name: &str, value: f64) -> String {
+        self.field("double", name, Value::Int(value.to_bits() as i64))
+    }
+
+    /// A pointer to nothing.
+    pub fn null(&mut self, element: &str, name: &str) -> String {
+        self.field(&format!("{element}*"), name, Value::Int(0))
+    }
+
     fn field(&mut self, kind: &str, name: &str, value: Value) -> String {
         let text = format!("p.{name}");
         let declared = format!("  {kind} {name};\n");

@@ -147,7 +147,9 @@ impl<'a> Attend<'a> {
             let labels = labels.chars().filter(|c| !c.is_whitespace()).map(String::from).collect();
             options.ragged = Some(RaggedOptions { number: all.len(), argument, labels });
         }
-        let problem = bind(&equation, &all, &self.bind).map_err(|error| with_meant(error, &equation))?;
+        // A bias of a wider type does not make the output wider.
+        let bound = BindOptions { dtype: all.first().map(|query| query.dtype).filter(|dtype| dtype.is_float()), ..self.bind.clone() };
+        let problem = bind(&equation, &all, &bound).map_err(|error| with_meant(error, &equation))?;
         let plan = AttentionPlan::new(problem, device.machine(), device.attention_kernels(), &options)?;
         Ok(PreparedAttention { plan, sources, given, device })
     }
@@ -222,7 +224,7 @@ impl PreparedAttention<'_> {
     ///
     /// # Errors
     /// There are more or fewer, or keys and values are looked up through different tables.
-    fn arguments<'v>(&self, given: &[View<'v>]) -> Result<Vec<View<'v>>, Error> {
+    pub fn arguments<'v>(&self, given: &[View<'v>]) -> Result<Vec<View<'v>>, Error> {
         let ragged = usize::from(self.plan.attention.ragged.is_some());
         if given.len() != self.given + ragged {
             let expected = self.given + ragged;

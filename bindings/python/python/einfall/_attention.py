@@ -54,7 +54,8 @@ def attention(
     Returns ``(b, h, q, e)``, of the type of the query. A query without keys gets 0, and ``-inf``. In torch and JAX it has
     gradients for query, key, value and bias.
 
-    Raises ``ValueError`` for shapes, ``TypeError`` for types and mixed libraries, ``TableError`` for table values.
+    Raises ``ValueError`` for shapes and element types, ``TypeError`` for tables that hold no integers and for mixed
+    libraries, ``TableError`` for table values.
 
     Cost: arithmetic of ``b·h·q·k·(d + e)`` multiply-adds, memory of the result; :func:`explain_attention` says how.
 
@@ -124,7 +125,7 @@ def explain_attention(*arguments: Any, dtype: Any = None, **options: Any) -> Rep
     >>> shape = (2, 8, 1000, 64)
     >>> report = einfall.explain_attention(shape, shape, shape, (2, 1, 1000, 100))
     >>> report.to_dict()["equation"], report.to_dict()["shape"]
-    ('bhqd,b[bqk]d,b[bqk]e->bhqe', (2, 8, 1000, 64))
+    ('bhqd,bh[bqk]d,bh[bqk]e->bhqe', (2, 8, 1000, 64))
     """
     if arguments and isinstance(arguments[0], str):
         return _explain_equation(*arguments, dtype=dtype, **options)

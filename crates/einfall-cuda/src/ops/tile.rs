@@ -3,6 +3,7 @@
 //! *In*: a contraction with loops on both sides, whose offsets are sums of one for a row and one for a term. A block
 //! works out the offsets of its rows, columns and terms once, so a lookup costs a read of its table a tile.
 
+mod half;
 pub mod sorted;
 
 use einfall_plan::{Access, Contraction, Cost, Estimate, Machine, Role, Way};
@@ -17,12 +18,17 @@ struct Tile {
     columns: usize,
     terms: usize,
     each: (usize, usize),
+    /// Warps down and across of a tile of half types on tensor cores; none for other tiles.
+    warps: (usize, usize),
     share: f64,
 }
 
 impl Tile {
     /// With as many terms at a time as fit a sum of so many: few steps for short sums, nothing wasted.
     fn for_terms(self, terms: usize, bytes: usize) -> Self {
+        if self.is_half() {
+            return Tile { terms: if terms <= 32 { 32 } else { self.terms }, ..self };
+        }
         let at_once = match terms {
             0..=8 => 8,
             17..=32 if bytes <= 4 || (bytes == 8 && self.rows < 128) => 32,
@@ -31,14 +37,21 @@ impl Tile {
         Tile { terms: at_once, ..self }
     }
 
+    fn is_half(&self) -> bool {
+        self.warps.0 > 0
+    }
+
     fn threads(&self) -> usize {
+        if self.is_half() {
+            return self.warps.0 * self.warps.1 * 32;
+        }
         self.rows / self.each.0 * (self.columns / self.each.1)
     }
 }
 
-const LARGE: Tile = Tile { rows: 128, columns: 128, terms: 16, each: (8, 8), share: 0.7 };
-const MIDDLE: Tile = Tile { rows: 64, columns: 64, terms: 16, each: (4, 4), share: 0.4 };
-const SMALL: Tile = Tile { rows: 32, columns: 32, terms: 16, each: (4, 4), share: 0.2 };
+const LARGE: Tile = Tile { rows: 128, columns: 128, terms: 16, each: (8, 8), warps: (0, 0), share: 0.7 };
+const MIDDLE: Tile = Tile { rows: 64, columns: 64, terms: 16, each: (4, 4), warps: (0, 0), share: 0.4 };
+const SMALL: Tile = Tile { rows: 32, columns: 32, terms: 16, each: (4, 4), warps: (0, 0), share: 0.2 };
 
 /// What a contraction is as a product of matrices.
 struct Matrices<'c> {
@@ -93,6 +106,7 @@ impl<'c> Matrices<'c> {
     /// The tile that takes least time.
     fn tile(&self, machine: &Machine) -> (Tile, f64) {
         let choices: &[Tile] = match self.contraction.dtype.accumulator().bytes() {
+            _ if half::is_half(self.contraction.dtype) => half::TILES,
             0..=4 => &[LARGE, MIDDLE, SMALL],
             _ => &[MIDDLE, SMALL],
         };
@@ -101,6 +115,9 @@ impl<'c> Matrices<'c> {
             let tiles = self.len(&self.batch)
                 * across(self.len(&self.rows), tile.rows)
                 * across(self.len(&self.columns), tile.columns);
+            if tile.is_half() {
+                return half::seconds(*tile, tiles, self.len(&self.terms), machine);
+            }
             // A multiprocessor has several small tiles at a time.
             let together = (2048 / tile.threads().max(1)).min(512 / tile.threads()).max(1);
             let waves = (tiles as f64 / (machine.threads * together) as f64).ceil() * together as f64;
@@ -245,13 +262,10 @@ impl Matrices<'_> {
             "{NUMBERS}\ntypedef {element} T;\ntypedef {out} U;\ntypedef Number<T> N;\ntypedef N::Acc A;\n{}",
             w.fields.declaration()
         );
-        let numbers = [
+        let mut numbers = vec![
             ("BM", tile.rows),
             ("BN", tile.columns),
             ("BK", tile.terms),
-            ("TM", tile.each.0),
-            ("TN", tile.each.1),
-            ("ONCE", usize::from(self.len(terms) <= tile.terms)),
             ("SORTED", usize::from(sorted.is_some())),
             ("F_UNIT", f_unit),
             ("F_VEC", f_vec),
@@ -259,6 +273,12 @@ impl Matrices<'_> {
             ("S_VEC", s_vec),
             ("O_VEC", o_vec),
         ];
+        if tile.is_half() {
+            numbers.extend(half::numbers(tile, contraction.dtype));
+        } else {
+            let once = usize::from(self.len(terms) <= tile.terms);
+            numbers.extend([("TM", tile.each.0), ("TN", tile.each.1), ("ONCE", once)]);
+        }
         for (name, value) in numbers {
             source += &format!("#define {name} {value}\n");
         }
@@ -267,7 +287,7 @@ impl Matrices<'_> {
         for (name, body) in bodies {
             source += &format!("#define {name} {}\n", body.trim_end().replace('\n', " \\\n"));
         }
-        source += TILE;
+        source += if tile.is_half() { half::TILE } else { TILE };
         let across = self.len(columns).div_ceil(tile.columns);
         let tiles = match sorted {
             Some(sorted) => sorted.most_tiles * across,
@@ -275,7 +295,11 @@ impl Matrices<'_> {
         };
         let blocks = tiles.clamp(1, 1 << 24) as u32;
         let (threads, values) = (tile.threads() as u32, w.fields.into_values());
-        Task { kernel: "tile", source, blocks, threads, shared_bytes: 0, values }
+        let (kernel, shared_bytes) = match tile.is_half() {
+            true => ("tile_half", half::shared_bytes(tile, f_unit, s_unit)),
+            false => ("tile", 0),
+        };
+        Task { kernel, source, blocks, threads, shared_bytes, values }
     }
 }
 

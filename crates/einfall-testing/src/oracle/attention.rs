@@ -141,12 +141,10 @@ impl Problem<'_> {
         let (mut flat, mut positions) = (0, Vec::new());
         for (source, &len) in sources(term, hidden).into_iter().zip(&array.shape) {
             let position = match source {
+                // Features that are not there are no reason to leave a key out.
                 Source::Name(name) => {
-                    if len == 1 {
-                        0
-                    } else {
-                        at[&name] as i128
-                    }
+                    flat = flat * len + if len == 1 { 0 } else { at[&name] };
+                    continue;
                 }
                 Source::Table(labels, table) => {
                     let table = &self.arrays[table];

@@ -234,6 +234,39 @@ pub const WAYS: &[Way] = &[
     Way { kernel: "nest", equation: "ij->j", arguments: &[(&[1500, 37], None)], sizes: &[] },
     Way { kernel: "nest", equation: "ijk->j", arguments: &[(&[37, 5, 480], None)], sizes: &[] },
     Way { kernel: "nest", equation: "ijkl->lj", arguments: &[(&[33, 7, 31, 5], None)], sizes: &[] },
+    // Nothing is summed: long rows, short ones, rows that run across those of an input, one row.
+    Way { kernel: "nest", equation: "ij,ij->ij", arguments: &[(&[3, 9001], None), (&[3, 9001], None)], sizes: &[] },
+    Way { kernel: "nest", equation: "ij,i->ij", arguments: &[(&[701, 37], None), (&[701], None)], sizes: &[] },
+    Way { kernel: "nest", equation: "i,j->ij", arguments: &[(&[201], None), (&[203], None)], sizes: &[] },
+    Way { kernel: "nest", equation: "ij,ji->ij", arguments: &[(&[301, 131], None), (&[131, 301], None)], sizes: &[] },
+    Way {
+        kernel: "nest",
+        equation: "ijk,kji->jik",
+        arguments: &[(&[7, 67, 129], None), (&[129, 67, 7], None)],
+        sizes: &[],
+    },
+    // Many small products, and many short sums.
+    Way {
+        kernel: "nest",
+        equation: "bij,bjk->bik",
+        arguments: &[(&[701, 3, 5], None), (&[701, 5, 4], None)],
+        sizes: &[],
+    },
+    Way {
+        kernel: "nest",
+        equation: "bij,bik->bjk",
+        arguments: &[(&[301, 3, 5], None), (&[301, 3, 16], None)],
+        sizes: &[],
+    },
+    Way {
+        kernel: "nest",
+        equation: "bijc,bjc->bi",
+        arguments: &[(&[101, 13, 5, 7], None), (&[101, 5, 7], None)],
+        sizes: &[],
+    },
+    Way { kernel: "nest", equation: "bijc->b", arguments: &[(&[201, 3, 5, 130], None)], sizes: &[] },
+    // Rows divided among threads.
+    Way { kernel: "axpys", equation: "i,ij->j", arguments: &[(&[3001], None), (&[3001, 301], None)], sizes: &[] },
 ];
 
 pub fn case_of(way: &Way, dtype: DType, table: DType, fill: &Fill, bounds: Bounds, seed: u64) -> Case {

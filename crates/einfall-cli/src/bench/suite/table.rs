@@ -18,8 +18,10 @@ const PEER: u16 = 10;
 const WAY: u16 = 40;
 
 /// How to read the columns.
-pub(super) const LEGEND: &str = "Time: einfall's shortest call. Of floor: least possible time over that. Predicted: the plan's time over that. Below a\n\
-peer: how many times as long it takes; above 1 einfall is faster. In parentheses: it solves another problem.";
+pub(super) const LEGEND: &str = "\
+Time: einfall's shortest call. Of floor: least possible time over that. Predicted: the plan's time
+over that. Below a peer: how many times as long it takes; above 1 einfall is faster. In
+parentheses: it solves another problem.";
 
 /// Writes the whole report but for the summary.
 pub(super) fn write(out: &mut dyn Write, report: &SuiteReport) -> io::Result<()> {

@@ -9,6 +9,7 @@ pub mod lists;
 pub mod nest;
 pub mod resident;
 pub mod rows;
+pub mod tensor;
 
 use einfall_plan::{Attention, AttentionKernelSpec, Estimate, Machine, Pass};
 use einfall_tensor::DType;
@@ -27,6 +28,8 @@ pub struct AttentionKernel {
 
 /// The kernels of attention, most specific first.
 pub const ATTENTION_KERNELS: &[AttentionKernel] = &[
+    AttentionKernel { name: "band", estimate: tensor::band::estimate, lower: tensor::band::lower },
+    AttentionKernel { name: "grouped", estimate: tensor::grouped::estimate, lower: tensor::grouped::lower },
     AttentionKernel { name: "resident", estimate: resident::estimate, lower: resident::lower },
     AttentionKernel { name: "rows", estimate: rows::estimate, lower: rows::lower },
     AttentionKernel { name: "nest", estimate: nest::estimate, lower: nest::lower },
@@ -58,6 +61,8 @@ pub struct AttentionLowering<'a> {
     pub machine: &'a Machine,
     /// Whether the log-sum-exp is wanted, forward.
     pub wants_lse: bool,
+    /// Whether keys and values begin at one address.
+    pub values_in_keys: bool,
     /// What the address of a memory is a multiple of at least, bytes.
     pub alignment: &'a dyn Fn(Memory) -> usize,
 }

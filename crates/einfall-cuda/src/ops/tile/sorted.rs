@@ -5,7 +5,7 @@
 
 use einfall_plan::{Bounds, Contraction, Cost, Estimate, Machine, Role, Way};
 
-use super::{LARGE, MIDDLE, Matrices, Sorted, Tile};
+use super::{LARGE, MIDDLE, Matrices, Sorted, Tile, half};
 use crate::ops::{LAUNCH_SECONDS, NUMBERS};
 use crate::text::{Lowering, Memory, Task, Writer, type_name};
 
@@ -47,7 +47,13 @@ fn matrices(contraction: &Contraction) -> Result<(Matrices<'_>, Sorted, Tile), S
         return Err("too many matrices or rows for one block to sort".into());
     }
     let bytes = contraction.dtype.accumulator().bytes();
-    let tile = if bytes <= 4 && rows / values.max(1) >= 96 { LARGE } else { MIDDLE };
+    let many = rows / values.max(1) >= 96;
+    let tile = match half::is_half(contraction.dtype) {
+        // Few experts of many rows each do not fill a GPU with large tiles.
+        true => half::TILES[usize::from(!many || rows * matrices.len(&matrices.columns) < 1 << 23)],
+        false if bytes <= 4 && many => LARGE,
+        false => MIDDLE,
+    };
     let tile = tile.for_terms(matrices.len(&matrices.terms), bytes);
     let most_tiles = rows.div_ceil(tile.rows) + values + 1;
     Ok((matrices, Sorted { values, rows, most_tiles, stride: lookup.stride }, tile))
@@ -66,7 +72,11 @@ pub fn estimate(contraction: &Contraction, machine: &Machine) -> Result<Estimate
     let together = (512 / tile.threads()).max(1) as f64;
     let waves = (tiles / (machine.threads as f64 * together)).ceil() * together;
     let bytes = contraction.distinct_bytes();
-    let compute = (waves * flops / (peak * tile.share)).max(bytes / (machine.read_bytes_per_second * 0.8));
+    let sums = match half::is_half(contraction.dtype) {
+        true => half::seconds(tile, tiles as usize, matrices.len(&matrices.terms), machine),
+        false => waves * flops / (peak * tile.share),
+    };
+    let compute = sums.max(bytes / (machine.read_bytes_per_second * 0.8));
     let seconds = 2.0 * LAUNCH_SECONDS + 4e-6 + sorted.rows as f64 * 0.4e-9 + compute;
     let cost = Cost { flops: contraction.flops(), bytes, seconds };
     Ok(Estimate { way: Way::Sorted, cost, workspace_bytes: sorted.places()[3] })
