@@ -6,10 +6,13 @@ mod common;
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
+use common::attention::{call as attention_call, check as check_attention, run as run_attention};
 use common::ways::{WAYS, Way, case_of};
 use common::{call, check_call, check_case};
 use einfall::{AbsentGpu, CudaDevice, DType, Device, Einsum, KernelSpec, Machine, View, example_gpu};
-use einfall_cuda::{Lowering, compile, kernel_specs, ops};
+use einfall_cuda::{AttentionLowering, Lowering, Memory, compile, kernel_specs, ops};
+use einfall_plan::{Argument, Pass};
+use einfall_testing::attention::{AttentionCase, random_attention};
 use einfall_testing::case::{Buffer, Case, Fill};
 use einfall_testing::generator::random_case;
 use einfall_testing::oracle::Bounds;
@@ -120,6 +123,11 @@ fn every_kernel_compiles_for_every_architecture() {
         let kernel = kernel.as_str();
         assert!(kinds.contains(&kernel), "no {kernel} among {kinds:?}");
     }
+    compile_all(&sources, &kinds);
+}
+
+/// Compiles texts of kernels, each for the architecture of its number.
+fn compile_all(sources: &HashSet<(&'static str, usize, String)>, kinds: &[&str]) {
     // Few random cases ask for a short test: then few of each kernel's sources, spread over all of them.
     let most = 3 * case_count() as usize;
     let chosen: Vec<_> = kinds
@@ -145,6 +153,54 @@ fn every_kernel_compiles_for_every_architecture() {
             scope.spawn(compile_some);
         }
     });
+}
+
+/// The texts of attention, forward and backward, of a kernel on a case.
+fn attention_sources(case: &AttentionCase, kernel: &str, device: &AbsentGpu) -> Option<Vec<(&'static str, String)>> {
+    let buffers = case.materialise().ok()?;
+    let views: Vec<View<'_>> = buffers.iter().map(Buffer::view).collect();
+    let described = |view: &View<'_>| Argument { dtype: view.dtype(), layout: view.layout().clone() };
+    let arguments: Vec<Argument> = views.iter().map(described).collect();
+    let call = attention_call(case, device).kernel(kernel);
+    let has_bias = case.equation.matches(',').count() == 3;
+    let forward = call.plan_for(arguments.clone()).ok()?;
+    let backward = call.plan_gradients(arguments, [true, true, true, has_bias]).ok()?;
+    let mut sources = Vec::new();
+    for plan in [forward.plan(), backward.plan()] {
+        let tables: Vec<_> = plan.problem.tables.iter().map(|table| table.dtype).collect();
+        let lower = ops::attention::attention_named(plan.kernel()).expect("one of the table").lower;
+        for alignment in [16, 4] {
+            let wants_lse = plan.pass == Pass::Backward || alignment == 16;
+            let alignment = &|_: Memory| alignment;
+            let machine = device.machine();
+            let (attention, pass, tables) = (&plan.attention, plan.pass, &tables[..]);
+            let tasks = lower(&AttentionLowering { attention, pass, tables, machine, wants_lse, alignment });
+            assert!(tasks.iter().all(|task| task.blocks > 0 && task.shared_bytes as usize <= machine.l1_bytes));
+            sources.extend(tasks.into_iter().map(|task| (task.kernel, task.source)));
+        }
+    }
+    Some(sources)
+}
+
+#[test]
+#[ignore = "needs NVRTC, which `cargo xtask kernels` fetches"]
+fn every_kernel_compiles_of_attention() {
+    let devices = ["sm_80", "sm_90", "sm_100"].map(|isa| AbsentGpu::new(Machine { isa: isa.into(), ..example_gpu() }));
+    let mut sources = HashSet::new();
+    for kernel in ops::attention::ATTENTION_KERNELS {
+        for seed in 0..case_count() {
+            let at = seed as usize % 3;
+            let found = attention_sources(&random_attention(seed), kernel.name, &devices[at]).unwrap_or_default();
+            sources.extend(found.into_iter().map(|(kernel, source)| (kernel, at, source)));
+        }
+    }
+    let mut kinds: Vec<&str> = sources.iter().map(|(kernel, ..)| *kernel).collect();
+    kinds.sort_unstable();
+    kinds.dedup();
+    for kernel in ["rows", "resident", "nest", "grad_query", "grad_key", "entries", "zero", "narrow"] {
+        assert!(kinds.contains(&format!("attention_{kernel}").as_str()), "no {kernel} among {kinds:?}");
+    }
+    compile_all(&sources, &kinds);
 }
 
 fn report(failures: impl Iterator<Item = String>) {
@@ -237,4 +293,54 @@ fn launches_are_timed_on_the_gpu() {
     assert!(error.to_string().contains("holds 500 at [0, 9]"), "{error}");
     table[9] = 0;
     assert!(time(&table).is_ok());
+}
+
+/// Problems of attention that kernels are made for: rows of whole chunks, many lists, in all types.
+fn attentions() -> impl Iterator<Item = AttentionCase> {
+    // Among random ones these are few: ask for more.
+    (0..6 * case_count()).map(|seed| random_attention(7_000_000 + seed)).filter(|case| case.arguments[0].shape.len() >= 3)
+}
+
+#[test]
+#[ignore = "needs an NVIDIA GPU"]
+fn random_attentions_match_the_oracle_on_the_gpu() {
+    let device = CudaDevice::new(0).expect("a GPU");
+    report((0..2 * case_count()).filter_map(|seed| {
+        let case = random_attention(seed);
+        let checked = check_attention(&case, &attention_call(&case, &device));
+        checked.err().map(|why| format!("seed {seed}: {why}"))
+    }));
+}
+
+#[test]
+#[ignore = "needs an NVIDIA GPU"]
+fn every_kernel_of_attention_matches_the_oracle_on_the_gpu() {
+    let device = CudaDevice::new(0).expect("a GPU");
+    let device = &device;
+    let check = |kernel: &'static str| {
+        let failed = |case: AttentionCase| {
+            let checked = check_attention(&case, &attention_call(&case, device).kernel(kernel));
+            checked.err().map(|why| format!("{kernel}: {why}"))
+        };
+        attentions().filter_map(failed).take(4).collect::<Vec<_>>()
+    };
+    let failures: Vec<String> = std::thread::scope(|scope| {
+        let check = &check;
+        let kernels = ops::attention::ATTENTION_KERNELS.iter();
+        let threads: Vec<_> = kernels.map(|kernel| scope.spawn(move || check(kernel.name))).collect();
+        threads.into_iter().flat_map(|thread| thread.join().expect("no panic")).collect()
+    });
+    report(failures.into_iter());
+}
+
+#[test]
+#[ignore = "needs an NVIDIA GPU"]
+fn attention_gives_the_same_bits_every_time_on_the_gpu() {
+    let device = CudaDevice::new(0).expect("a GPU");
+    report((0..case_count() / 10).filter_map(|seed| {
+        let case = random_attention(8_000_000 + seed);
+        let bits = || run_attention(&case, &attention_call(&case, &device)).ok().map(|given| given.bits());
+        let first = bits();
+        (0..20).any(|_| bits() != first).then(|| format!("seed {seed}: {case}"))
+    }));
 }
