@@ -2,7 +2,7 @@
 # Runs the tests of the GPU kernels and the timings on a machine with an NVIDIA GPU: sh run.sh [RESULTS]
 #
 # Needs the driver, python3 with torch, and NVRTC, which comes with torch or with the CUDA toolkit (else EINFALL_NVRTC
-# names its folder). Writes logs, time.json and keys/ to the folder RESULTS, ./results unless it is given. The exit code
+# names its folder). Writes logs, time.json, keys/, dense/ and lookups/ to the folder RESULTS, ./results unless it is given. The exit code
 # is the number of parts that failed.
 set -u
 here=$(cd "$(dirname "$0")" && pwd)
@@ -54,10 +54,16 @@ libraries=${EINFALL_NVRTC:-}${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
 part machine "$scratch/einfall" machine --device cuda
 # That every kernel compiles for other GPUs too is tested where there is none.
 part cuda_tests env LD_LIBRARY_PATH="$libraries" "$scratch/cuda_tests" --ignored --skip every_kernel_compiles
-part pytest python3 -m pytest -q -p no:cacheprovider "$here/tests/test_cuda.py"
+part pytest python3 -m pytest -q -p no:cacheprovider "$here/tests"
 LINES_SHOWN=80
 part time python3 "$here/time_gpu.py" --json "$results/time.json"
 # Two k: compiling a peer anew for each takes longer than timing it.
 part keys env LD_LIBRARY_PATH="$libraries" "$scratch/einfall" bench keys --device cuda --peers --k 10,100 --out "$results/keys"
+# A short turn for each engine; of torch.compile only where it is the expert's way.
+LINES_SHOWN=40
+part dense env LD_LIBRARY_PATH="$libraries" "$scratch/einfall" bench dense --device cuda --peers --no-compile \
+    --dtype f32,bf16 --budget 0.1 --out "$results/dense" --force
+part lookups env LD_LIBRARY_PATH="$libraries" "$scratch/einfall" bench lookups --device cuda --peers \
+    --only scores,values,spmm,moe --budget 0.1 --out "$results/lookups" --force
 printf '== results are in %s, %s failed\n' "$results" "$failed"
 exit "$failed"

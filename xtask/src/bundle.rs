@@ -1,7 +1,7 @@
 //! Everything that a machine with a GPU needs to run tests and timings, and that has no Rust: in one folder.
 //!
-//! *In*: this checkout, cargo, binutils and pip. *Out*: `target/bundle` with `run.sh`, for the same processor and a libc
-//! that is not older. NVRTC is not in it: it comes with torch, or with the CUDA toolkit.
+//! *In*: this checkout, cargo, binutils and pip. *Out*: `target/bundle` with `run.sh` and `sanitize.sh`, for the same
+//! processor and a libc that is not older. NVRTC is not in it: it comes with torch, or with the CUDA toolkit.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -32,14 +32,29 @@ pub(crate) fn bundle() -> Outcome {
     let extension = package.join("_einfall.abi3.so");
     strip(&release.join("lib_einfall.so"), &extension)?;
     check_needed(&extension)?;
-    copy(&python.join("tests").join("test_cuda.py"), &target.join("tests").join("test_cuda.py"))?;
+    gpu_tests(&python.join("tests"), &target.join("tests"))?;
     copy(&python.join("benches").join("time_gpu.py"), &target.join("time_gpu.py"))?;
-    copy(&root.join("xtask").join("bundle").join("run.sh"), &target.join("run.sh"))?;
+    for script in ["run.sh", "sanitize.sh"] {
+        copy(&root.join("xtask").join("bundle").join(script), &target.join(script))?;
+    }
     wheels(&target.join("wheels"));
     let bytes = size(&target);
     println!("{} in {:.1} MiB; there: sh run.sh [RESULTS]", target.display(), bytes as f64 / f64::from(1 << 20));
     if bytes > MOST_BYTES {
         return Err(format!("error: the bundle is larger than {} MiB", MOST_BYTES >> 20));
+    }
+    Ok(())
+}
+
+/// Copies the tests of GPUs, `test_cuda*.py`, and the cases that they share with others.
+fn gpu_tests(from: &Path, to: &Path) -> Outcome {
+    let entries = fs::read_dir(from).map_err(|error| failed(from, &error))?;
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let text = name.to_string_lossy();
+        if text.ends_with("_cases.py") || text.starts_with("test_cuda") && text.ends_with(".py") {
+            copy(&entry.path(), &to.join(&name))?;
+        }
     }
     Ok(())
 }

@@ -13,6 +13,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
 use crate::kind::is_plain_numpy;
+use crate::large;
 use crate::run::Views;
 
 /// Why an array cannot be read where it lies.
@@ -187,18 +188,22 @@ pub(crate) fn empty<'py>(py: Python<'py>, dtype: DType, layout: &Layout) -> PyRe
             _ => PY_ARRAY_API.PyArray_DescrFromType(py, number(dtype)),
         };
         let class = get_type_object(py, NpyTypes::PyArray_Type);
-        let array = PY_ARRAY_API.PyArray_NewFromDescr(
-            py,
-            class,
-            descr,
-            layout.shape.len() as c_int,
-            // Lengths are at most `isize::MAX`, and NumPy only reads them.
-            layout.shape.as_ptr().cast_mut().cast::<npy_intp>(),
-            if steps.is_empty() { ptr::null_mut() } else { steps.as_mut_ptr() },
-            ptr::null_mut(),
-            0,
-            ptr::null_mut(),
-        );
+        let mut make = || {
+            PY_ARRAY_API.PyArray_NewFromDescr(
+                py,
+                class,
+                descr,
+                layout.shape.len() as c_int,
+                // Lengths are at most `isize::MAX`, and NumPy only reads them.
+                layout.shape.as_ptr().cast_mut().cast::<npy_intp>(),
+                if steps.is_empty() { ptr::null_mut() } else { steps.as_mut_ptr() },
+                ptr::null_mut(),
+                0,
+                ptr::null_mut(),
+            )
+        };
+        let bytes = layout.shape.iter().fold(dtype.bytes(), |bytes, &len| bytes.saturating_mul(len));
+        let array = if bytes < large::LEAST { make() } else { large::with_kept_memory(py, make) };
         let array = Bound::from_owned_ptr_or_err(py, array)?;
         let data = (*array.as_ptr().cast::<PyArrayObject>()).fields.data;
         Ok((array, data.cast()))

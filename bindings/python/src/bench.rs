@@ -7,7 +7,8 @@ use einfall::Tensor;
 use einfall_cli::Surroundings;
 use einfall_cli::bench::peers::{Interpreter, Lent, PeerFailure, SCRIPT};
 use einfall_cli::bench::record::BenchReport;
-use einfall_cli::bench::{chart, table};
+use einfall_cli::bench::{chart, suite, table};
+use einfall_cli::failure::{BAD_INPUT, Failure};
 use pyo3::exceptions::{PyException, PyRuntimeError, PyValueError};
 use pyo3::ffi;
 use pyo3::prelude::*;
@@ -106,21 +107,50 @@ pub(crate) fn _bench_keys(
     py: Python<'_>,
     arguments: Vec<OsString>,
 ) -> PyResult<(String, String, Vec<Line>, Vec<String>)> {
-    let words = ["einfall", "bench", "keys"].map(OsString::from);
-    let words: Vec<OsString> = words.into_iter().chain(arguments).collect();
-    let here = Here::new();
-    let result = py.detach(|| {
-        let report = einfall_cli::bench_keys(&Surroundings { words: &words, interpreter: Some(&here) })?;
+    measured(py, "keys", arguments, |surroundings| {
+        let report = einfall_cli::bench_keys(surroundings)?;
         let mut text = Vec::new();
         table::write(&mut text, &report)?;
         let pictures = report.ops().into_iter().map(|op| chart::svg(&report, op)).collect();
         Ok((report.to_json(), String::from_utf8_lossy(&text).into_owned(), lines(&report), pictures))
-    });
+    })
+}
+
+/// A row of a suite's table: the case, and the cells below [`table::HEADER`].
+type SuiteLine = (String, [String; 8]);
+
+/// The same of `einfall bench dense` or `einfall bench lookups`.
+#[pyfunction]
+pub(crate) fn _bench_suite(
+    py: Python<'_>,
+    suite: &str,
+    arguments: Vec<OsString>,
+) -> PyResult<(String, String, Vec<SuiteLine>, Vec<String>)> {
+    measured(py, suite, arguments, |surroundings| {
+        let report = einfall_cli::bench_suite(surroundings)?;
+        let mut text = Vec::new();
+        suite::write_text(&mut text, &report)?;
+        let pictures = suite::picture(&report).into_iter().collect();
+        Ok((report.to_json(), String::from_utf8_lossy(&text).into_owned(), suite::lines(&report), pictures))
+    })
+}
+
+/// Runs a benchmark on this interpreter, whose user may end it.
+fn measured<R: Send>(
+    py: Python<'_>,
+    experiment: &str,
+    arguments: Vec<OsString>,
+    run: impl FnOnce(&Surroundings<'_>) -> Result<R, Failure> + Send,
+) -> PyResult<R> {
+    let words = ["einfall", "bench", experiment].map(OsString::from);
+    let words: Vec<OsString> = words.into_iter().chain(arguments).collect();
+    let here = Here::new();
+    let result = py.detach(|| run(&Surroundings { words: &words, interpreter: Some(&here) }));
     if let Some(error) = here.ended().take() {
         return Err(error);
     }
-    result.map_err(|failure: einfall_cli::failure::Failure| match failure.code {
-        einfall_cli::failure::BAD_INPUT => PyValueError::new_err(failure.message),
+    result.map_err(|failure| match failure.code {
+        BAD_INPUT => PyValueError::new_err(failure.message),
         _ => PyRuntimeError::new_err(failure.message),
     })
 }
@@ -135,7 +165,7 @@ fn lines(report: &BenchReport) -> Vec<Line> {
     lines.collect()
 }
 
-/// Titles of the lines of [`_bench_keys`].
+/// Titles of the lines of [`_bench_keys`]; those of [`_bench_suite`] begin with the case.
 pub(crate) fn header() -> Vec<&'static str> {
     ["operation", "case", "k"].into_iter().chain(table::HEADER).collect()
 }

@@ -154,14 +154,20 @@ pub(crate) fn plan_on(
     Ok(einsum.plan_for(arguments, options.out.clone())?.plan().clone())
 }
 
+/// Counts a plan that was found, or had to be made.
+pub(crate) fn count(found: bool) {
+    if found { &HITS } else { &MISSES }.fetch_add(1, Ordering::Relaxed);
+}
+
 /// Hits, misses, and how many plans there are.
 pub(crate) fn statistics() -> (u64, u64, usize) {
-    (HITS.load(Ordering::Relaxed), MISSES.load(Ordering::Relaxed), plans().len())
+    (HITS.load(Ordering::Relaxed), MISSES.load(Ordering::Relaxed), plans().len() + crate::attention::kept())
 }
 
 /// Forgets every plan and the statistics.
 pub(crate) fn clear() {
     plans().clear();
+    crate::attention::clear();
     for place in &RECENT {
         let _before = place.lock().unwrap_or_else(PoisonError::into_inner).take();
     }

@@ -14,10 +14,11 @@ use crate::error::to_python;
 use crate::kind::{Kind, common_kind, imported};
 use crate::options::{self, Options};
 use crate::run::{Views, prepared, promote_like_torch, run_fresh, run_into};
+use crate::table::{self, Tables};
 use crate::torch::{self, Place, Tensors};
 
 /// The keyword arguments, as they were given.
-#[derive(Clone, Default)]
+#[derive(Default)]
 pub(crate) struct Keywords<'py> {
     pub(crate) out: Option<Bound<'py, PyAny>>,
     pub(crate) sizes: Option<Bound<'py, PyAny>>,
@@ -27,6 +28,8 @@ pub(crate) struct Keywords<'py> {
     pub(crate) dtype: Option<Bound<'py, PyAny>>,
     pub(crate) order: Option<Bound<'py, PyAny>>,
     pub(crate) casting: Option<Bound<'py, PyAny>>,
+    /// Not a keyword: which arguments were tables that keep their inverses.
+    pub(crate) tables: Tables,
 }
 
 impl<'py> Keywords<'py> {
@@ -77,8 +80,14 @@ impl<'py> Keywords<'py> {
 /// Operands of a call.
 pub(crate) type Operands<'py> = SmallVec<[Bound<'py, PyAny>; 4]>;
 
-/// The equation and the operands of either form.
-pub(crate) fn equation<'py>(arguments: &Bound<'py, PyTuple>) -> PyResult<(Text<'py>, Operands<'py>)> {
+/// The equation, the operands of either form, and which of them were tables that keep their inverses.
+pub(crate) fn equation<'py>(arguments: &Bound<'py, PyTuple>) -> PyResult<(Text<'py>, Operands<'py>, Tables)> {
+    let (text, mut operands) = given(arguments)?;
+    let tables = table::unwrap(&mut operands)?;
+    Ok((text, operands, tables))
+}
+
+fn given<'py>(arguments: &Bound<'py, PyTuple>) -> PyResult<(Text<'py>, Operands<'py>)> {
     let mut given = arguments.iter();
     let first = given.next().ok_or_else(|| PyValueError::new_err("an equation is missing"))?;
     match first.cast_into::<PyString>() {
@@ -130,7 +139,7 @@ pub(crate) fn call<'py>(
         }
         Kind::CuPy => {
             let dtype = keywords.dtype.as_ref().map(options::dtype).transpose()?;
-            cuda::on_cupy(py, equation, operands, options, dtype)
+            cuda::on_cupy(py, equation, operands, options, dtype, &keywords.tables)
         }
         Kind::Other if imported(py, "numpy")?.is_some() => on_numpy(py, equation, operands, options, keywords),
         Kind::Other => Err(PyTypeError::new_err("no operand is an array of NumPy, torch or JAX")),
@@ -470,6 +479,8 @@ fn on_torch<'py>(
     let Tensors { views, made: _made, place } = torch::views(operands)?;
     options.dtype = match &keywords.dtype {
         Some(dtype) => Some(options::dtype(dtype)?),
+        // GPUs find it out where they make the plan.
+        None if place != Place::Cpu => None,
         None => torch_dtype(py, equation, &views, &options)?,
     };
     if let Some(out) = &keywords.out {
@@ -485,14 +496,14 @@ fn on_torch<'py>(
         }
         if place != Place::Cpu {
             // In stream order, whatever overlaps.
-            let result = run_torch(py, equation, operands, &views, &options, place)?;
+            let result = run_torch(py, equation, operands, &views, &options, place, &keywords.tables)?;
             return out.call_method1("copy_", (result,));
         }
         options.out = Some(Argument { dtype: view.dtype(), layout: view.layout().clone() });
         write_into(py, equation, &views, options, view.as_ptr().cast_mut())?;
         return Ok(out.clone());
     }
-    run_torch(py, equation, operands, &views, &options, place)
+    run_torch(py, equation, operands, &views, &options, place, &keywords.tables)
 }
 
 /// What torch's dispatcher calls at last; a result of a given shape takes lengths from it.
@@ -517,7 +528,7 @@ pub(crate) fn torch_kernel<'py>(
     options.dtype = dtype;
     let dtype = dtype.ok_or_else(|| PyValueError::new_err("operands are missing"))?;
     options.out = Some(Argument { dtype, layout: Layout::contiguous(&shape) });
-    run_torch(py, equation, operands, &views, &options, place)
+    run_torch(py, equation, operands, &views, &options, place, &keywords.tables)
 }
 
 /// Runs into a new tensor.
@@ -528,9 +539,10 @@ pub(crate) fn run_torch<'py>(
     views: &Views,
     options: &Options,
     place: Place,
+    tables: &Tables,
 ) -> PyResult<Bound<'py, PyAny>> {
     if let Place::Cuda(ordinal) = place {
-        return cuda::run_torch(py, ordinal, equation, operands, views, options);
+        return cuda::run_torch(py, ordinal, equation, operands, views, options, tables);
     }
     let prepared = prepared(py, equation, views, options)?;
     let (dtype, shape) = prepared.result();

@@ -3,13 +3,14 @@
 //! *In*: views whose memory the host must not read. *Out*: a new array of the library. Nothing waits for the GPU, so a bad
 //! value of a table is found by the next call on the same GPU, which raises.
 
-use std::collections::HashMap;
 use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use einfall::{CudaDevice, CudaError, DType, Plan, Program, RunError, View};
+use einfall::{Argument, CudaDevice, CudaError, DType, Error, Plan, Program, RunError, View};
 use lru::LruCache;
 use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 use rustc_hash::FxBuildHasher;
@@ -18,13 +19,14 @@ use crate::cache::{key, plan_on};
 use crate::error::{TableError, to_python};
 use crate::kind::imported;
 use crate::options::Options;
-use crate::run::Views;
+use crate::run::{Views, promote_like_torch};
+use crate::table::{Entry, Kept, State, Tables};
 
 /// Programs that are kept at most.
 const MOST: usize = 4096;
 
 /// A plan and its kernels, for arguments of some alignment.
-struct Ready {
+pub(crate) struct Ready {
     plan: Plan,
     program: Program,
 }
@@ -39,103 +41,343 @@ fn programs() -> MutexGuard<'static, Programs> {
     programs.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A GPU, made at the first call and kept.
-fn device(py: Python<'_>, ordinal: usize) -> PyResult<&'static CudaDevice> {
-    static DEVICES: Mutex<Option<HashMap<usize, &'static CudaDevice>>> = Mutex::new(None);
-    // Python may hand over to another thread, so no lock is held while it is asked.
-    let devices = || DEVICES.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(device) = devices().as_ref().and_then(|devices| devices.get(&ordinal)) {
-        return Ok(device);
-    }
-    // NVRTC comes with torch and CuPy as a package of its own, which is loaded by its path.
-    if let Some(folder) = nvrtc_folder(py)? {
-        einfall::look_for_nvrtc(&folder);
-    }
-    let fresh = CudaDevice::new(ordinal).map_err(|error| failed(py, error))?;
-    let mut devices = devices();
-    let devices = devices.get_or_insert_with(HashMap::new);
-    // The first stays; another that was made meanwhile is dropped.
-    Ok(*devices.entry(ordinal).or_insert_with(|| Box::leak(Box::new(fresh))))
+/// A GPU, with how many bad tables were reported.
+pub(crate) struct Gpu {
+    pub(crate) device: CudaDevice,
+    reported: AtomicU64,
 }
 
-/// Where Python's packages keep NVRTC.
-fn nvrtc_folder(py: Python<'_>) -> PyResult<Option<std::path::PathBuf>> {
+/// GPUs that a process may use.
+const GPUS: usize = 64;
+
+static DEVICES: [OnceLock<Gpu>; GPUS] = [const { OnceLock::new() }; GPUS];
+
+/// A GPU, made at the first call and kept.
+pub(crate) fn gpu(ordinal: usize) -> Result<&'static Gpu, Error> {
+    let missing = || RunError::from(CudaError::Ordinal { ordinal, count: GPUS });
+    let place = DEVICES.get(ordinal).ok_or_else(missing)?;
+    if let Some(gpu) = place.get() {
+        return Ok(gpu);
+    }
+    let fresh = Gpu { device: einfall::gpu(ordinal).map_err(RunError::from)?, reported: AtomicU64::new(0) };
+    // The first stays; another that was made meanwhile is dropped.
+    Ok(place.get_or_init(|| fresh))
+}
+
+impl Gpu {
+    /// Refuses to go on where a call that has passed found a bad table.
+    pub(crate) fn check_tables(&self) -> Result<(), &'static str> {
+        if !self.device.take_bad_table() {
+            return Ok(());
+        }
+        self.reported.fetch_add(1, Ordering::Relaxed);
+        Err("a table of an earlier call on this GPU holds a value outside its axis; the results of that call are not \
+             valid\nhint: bounds=\"skip\" leaves such terms out")
+    }
+}
+
+/// Lets the package's folders be searched for NVRTC, which comes with torch, JAX and CuPy as a package of its own.
+pub(crate) fn look_for_nvrtc(py: Python<'_>) -> PyResult<()> {
     let paths: Vec<std::path::PathBuf> = PyModule::import(py, "sys")?.getattr("path")?.extract().unwrap_or_default();
     let folders = ["nvidia/cu13/lib", "nvidia/cuda_nvrtc/lib"];
-    let candidates = paths.iter().flat_map(|path| folders.iter().map(move |folder| path.join(folder)));
-    Ok(candidates.into_iter().find(|folder| folder.is_dir()))
+    let mut candidates = paths.iter().flat_map(|path| folders.iter().map(move |folder| path.join(folder)));
+    if let Some(folder) = candidates.find(|folder| folder.is_dir()) {
+        einfall::look_for_nvrtc(&folder);
+    }
+    Ok(())
 }
 
-fn failed(py: Python<'_>, error: CudaError) -> PyErr {
-    to_python(py, RunError::from(error).into())
+/// A call that has been bound to memory.
+pub(crate) struct Call<'a> {
+    pub(crate) ordinal: usize,
+    pub(crate) equation: &'a str,
+    pub(crate) views: &'a [View<'a>],
+    pub(crate) options: &'a Options,
+    /// Whether operands of several types are promoted as torch does.
+    pub(crate) like_torch: bool,
 }
+
+impl Call<'_> {
+    /// Finds or makes its plan with the kernels.
+    pub(crate) fn ready(&self, gpu: &'static Gpu) -> Result<Arc<Ready>, Error> {
+        let &Call { ordinal, equation, views, options, like_torch } = self;
+        // Wide loads need aligned arrays; more than 16 bytes make no difference. New arrays are aligned well.
+        let class = |address: u64| address.trailing_zeros().min(4);
+        let mut words = key(equation, views, options);
+        words.push(ordinal as u64 | u64::from(like_torch) << 32);
+        words.extend(views.iter().map(|view| u64::from(class(view.as_ptr() as u64))));
+        if let Some(ready) = programs().get(&words[..]) {
+            return Ok(Arc::clone(ready));
+        }
+        let arguments = || {
+            let describe = |view: &View<'_>| Argument { dtype: view.dtype(), layout: view.layout().clone() };
+            views.iter().map(describe).collect()
+        };
+        let mut plan = plan_on(&gpu.device, equation, arguments(), options)?;
+        if like_torch && options.dtype.is_none() {
+            let operands = plan.problem.operands.iter().map(|operand| operand.dtype);
+            let dtype = operands.reduce(promote_like_torch).filter(|&dtype| dtype != plan.problem.dtype);
+            if dtype.is_some() {
+                plan = plan_on(&gpu.device, equation, arguments(), &Options { dtype, ..options.clone() })?;
+            }
+        }
+        let classes = views.iter().map(|view| 1_u64 << class(view.as_ptr() as u64)).chain([16]);
+        let program = gpu.device.prepare(&plan, &classes.collect::<Vec<_>>()).map_err(RunError::from)?;
+        let ready = Arc::new(Ready { plan, program });
+        programs().put(words.into_boxed_slice(), Arc::clone(&ready));
+        Ok(ready)
+    }
+
+    fn addresses(&self) -> Addresses {
+        self.views.iter().map(|view| view.as_ptr() as u64).collect()
+    }
+
+    /// Puts it into a stream.
+    ///
+    /// # Safety
+    /// The views are of this GPU, `out` is a new row-major array of the plan's, `workspace` has
+    /// [`Ready::workspace_bytes`] and is aligned to 256; all stay until the stream has passed.
+    pub(crate) unsafe fn launch(
+        &self,
+        gpu: &Gpu,
+        ready: &Ready,
+        out: u64,
+        workspace: u64,
+        stream: u64,
+    ) -> Result<(), RunError> {
+        // SAFETY: by the caller.
+        Ok(unsafe { gpu.device.launch(&ready.program, &self.addresses(), out, workspace, stream as Stream) }?)
+    }
+}
+
+impl Ready {
+    /// Bytes of scratch memory.
+    pub(crate) fn workspace_bytes(&self) -> usize {
+        self.program.workspace_bytes
+    }
+}
+
+type Addresses = smallvec::SmallVec<[u64; 8]>;
+pub(crate) type Stream = *mut std::ffi::c_void;
 
 /// A library's memory and stream.
-trait Library<'py> {
+pub(crate) trait Library<'py> {
     /// A new array, and where its first element is.
     fn empty(&self, dtype: DType, shape: &[usize]) -> PyResult<(Bound<'py, PyAny>, u64)>;
-    /// Bytes that are used until the stream has passed, and where they are.
-    fn workspace(&self, bytes: usize) -> PyResult<(Bound<'py, PyAny>, u64)>;
     /// The current stream.
     fn stream(&self) -> PyResult<u64>;
+    /// A number that changes whenever an array is written to, where the library has one.
+    fn version(&self, array: &Bound<'py, PyAny>) -> Option<i64>;
+
+    /// Bytes that are used until the stream has passed, and where they are.
+    fn bytes(&self, bytes: usize) -> PyResult<(Bound<'py, PyAny>, u64)> {
+        self.empty(DType::U8, &[bytes])
+    }
+}
+
+/// A GPU for a call of Python: raises where an earlier call found a bad table.
+pub(crate) fn opened(py: Python<'_>, ordinal: usize) -> PyResult<&'static Gpu> {
+    if DEVICES.get(ordinal).is_some_and(|place| place.get().is_none()) {
+        look_for_nvrtc(py)?;
+    }
+    let gpu = gpu(ordinal).map_err(|error| to_python(py, error))?;
+    gpu.check_tables().map_err(TableError::new_err)?;
+    Ok(gpu)
 }
 
 fn run<'py>(
     py: Python<'py>,
     library: &impl Library<'py>,
-    ordinal: usize,
-    equation: &str,
-    views: &[View<'_>],
-    options: &Options,
+    call: &Call<'_>,
+    operands: &[Bound<'py, PyAny>],
+    tables: &Tables,
 ) -> PyResult<Bound<'py, PyAny>> {
-    let device = device(py, ordinal)?;
-    if device.take_bad_table() {
-        return Err(TableError::new_err(
-            "a table of an earlier call on this GPU holds a value outside its axis; the results of that call are not \
-             valid\nhint: bounds=\"skip\" leaves such terms out",
-        ));
-    }
-    // Wide loads need aligned arrays; more than 16 bytes make no difference. New arrays are aligned well.
-    let class = |address: u64| address.trailing_zeros().min(4);
-    let mut words = key(equation, views, options);
-    words.push(ordinal as u64);
-    words.extend(views.iter().map(|view| u64::from(class(view.as_ptr() as u64))));
-    let known = programs().get(&words[..]).cloned();
-    let ready = match known {
-        Some(ready) => ready,
-        None => {
-            let arguments =
-                views.iter().map(|view| einfall::Argument { dtype: view.dtype(), layout: view.layout().clone() });
-            let plan = plan_on(device, equation, arguments.collect(), options).map_err(|error| to_python(py, error))?;
-            let classes = views.iter().map(|view| 1_u64 << class(view.as_ptr() as u64)).chain([16]);
-            let program = device.prepare(&plan, &classes.collect::<Vec<_>>()).map_err(|error| failed(py, error))?;
-            let ready = Arc::new(Ready { plan, program });
-            programs().put(words.into_boxed_slice(), Arc::clone(&ready));
-            ready
-        }
-    };
+    let gpu = opened(py, call.ordinal)?;
+    let ready = call.ready(gpu).map_err(|error| to_python(py, error))?;
     let output = &ready.plan.problem.output;
     let (result, out) = library.empty(output.dtype, &output.layout.shape)?;
-    let (_workspace, workspace) = match ready.program.workspace_bytes {
-        0 => (None, 0),
-        bytes => {
-            let (memory, address) = library.workspace(bytes)?;
-            (Some(memory), address)
-        }
-    };
-    let arguments: smallvec::SmallVec<[u64; 8]> = views.iter().map(|view| view.as_ptr() as u64).collect();
-    let stream = library.stream()? as *mut std::ffi::c_void;
+    let stream = library.stream()?;
+    if ready.program.kept_bytes > 0 && !tables.is_empty() {
+        run_kept(py, library, gpu, call, &ready, Keeping { operands, tables, out, stream })?;
+        return Ok(result);
+    }
+    let workspace = Workspace::of(library, gpu, call.ordinal, stream, ready.program.workspace_bytes)?;
     // SAFETY: the arrays are as the plan says, which was made for them; the library keeps memory that it has given away
     // for this stream until the stream has passed, and nobody else has seen the result.
-    unsafe { device.launch(&ready.program, &arguments, out, workspace, stream) }.map_err(|error| failed(py, error))?;
+    let launched = unsafe { call.launch(gpu, &ready, out, workspace.address(), stream) };
+    drop(workspace);
+    launched.map_err(|error| to_python(py, error.into()))?;
     Ok(result)
 }
 
-struct Torch<'a, 'py> {
+/// Scratch memory that is kept for a stream: calls in it follow each other, so they may share it.
+struct Shared {
+    place: (usize, u64),
+    bytes: usize,
+    address: u64,
+    _memory: Py<PyAny>,
+}
+
+/// More is not kept, and not for more streams.
+const SHARED_BYTES: usize = 16 << 20;
+const SHARED_STREAMS: usize = 32;
+
+static SHARED: Mutex<Vec<Shared>> = Mutex::new(Vec::new());
+
+/// Scratch memory for one launch.
+pub(crate) enum Workspace<'py> {
+    None,
+    Own {
+        _memory: Bound<'py, PyAny>,
+        address: u64,
+    },
+    /// Others must not launch in between: so the lock is held, and Python is not asked.
+    Shared {
+        address: u64,
+        _guard: MutexGuard<'static, Vec<Shared>>,
+    },
+}
+
+impl<'py> Workspace<'py> {
+    pub(crate) fn of(
+        library: &impl Library<'py>,
+        gpu: &Gpu,
+        ordinal: usize,
+        stream: u64,
+        bytes: usize,
+    ) -> PyResult<Self> {
+        if bytes == 0 {
+            return Ok(Workspace::None);
+        }
+        let own = |bytes: usize| library.bytes(bytes).map(|(_memory, address)| Workspace::Own { _memory, address });
+        // What a graph writes when it runs belongs to it alone.
+        // SAFETY: the library's current stream on this GPU. A stream that cannot be asked is treated as capturing.
+        if bytes > SHARED_BYTES || unsafe { gpu.device.is_capturing(stream as Stream) }.unwrap_or(true) {
+            return own(bytes);
+        }
+        let shared = || SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+        let place = (ordinal, stream);
+        let fitting = |guard: &MutexGuard<'_, Vec<Shared>>| {
+            guard.iter().find(|known| known.place == place && known.bytes >= bytes).map(|known| known.address)
+        };
+        let guard = shared();
+        if let Some(address) = fitting(&guard) {
+            return Ok(Workspace::Shared { address, _guard: guard });
+        }
+        drop(guard);
+        let (memory, address) = library.bytes(bytes)?;
+        let mut guard = shared();
+        let smaller = guard.iter().position(|known| known.place == place);
+        if smaller.is_none() && guard.len() >= SHARED_STREAMS {
+            return Ok(Workspace::Own { _memory: memory, address });
+        }
+        let displaced = smaller.map(|at| guard.swap_remove(at));
+        guard.push(Shared { place, bytes, address, _memory: memory.unbind() });
+        // Python is asked to take it back, so no lock is held; should another thread put in its own meanwhile, that is as
+        // good.
+        drop(guard);
+        drop(displaced);
+        let guard = shared();
+        match fitting(&guard) {
+            Some(address) => Ok(Workspace::Shared { address, _guard: guard }),
+            None => {
+                drop(guard);
+                own(bytes)
+            }
+        }
+    }
+
+    pub(crate) fn address(&self) -> u64 {
+        match self {
+            Workspace::None => 0,
+            Workspace::Own { address, .. } | Workspace::Shared { address, .. } => *address,
+        }
+    }
+}
+
+/// What a call with kept inverses has beside others.
+struct Keeping<'a, 'py> {
+    operands: &'a [Bound<'py, PyAny>],
+    tables: &'a Tables,
+    out: u64,
+    stream: u64,
+}
+
+/// Launches with the inverses that hang on the first of the call's tables, which are made where they are not there.
+fn run_kept<'py>(
     py: Python<'py>,
-    ordinal: usize,
+    library: &impl Library<'py>,
+    gpu: &Gpu,
+    call: &Call<'_>,
+    ready: &Arc<Ready>,
+    keeping: Keeping<'_, 'py>,
+) -> PyResult<()> {
+    let Keeping { operands, tables, out, stream } = keeping;
+    let failed = |error: CudaError| to_python(py, RunError::from(error).into());
+    let state = |(at, _): &(usize, Py<Kept>)| (*at, call.views[*at].as_ptr() as u64, library.version(&operands[*at]));
+    let states: smallvec::SmallVec<[State; 2]> = tables.iter().map(state).collect();
+    let arguments = call.addresses();
+    let program = &ready.program;
+    // SAFETY: the library's current stream on this GPU.
+    let capturing = unsafe { gpu.device.is_capturing(stream as Stream) }.map_err(failed)?;
+    let reported = gpu.reported.load(Ordering::Relaxed);
+    let kept = tables[0].1.get();
+    let unchanged = |entry: &Entry| {
+        let same =
+            |at: usize| entry.reported == reported && entry.states.iter().any(|s| s.0 == at && states.contains(s));
+        (0..arguments.len()).map(same).collect::<smallvec::SmallVec<[bool; 8]>>()
+    };
+    let known = {
+        let mut entries = kept.entries();
+        let of_program = |entry: &&mut Entry| Arc::ptr_eq(&entry.ready, ready);
+        let mut found = None;
+        for entry in entries.iter_mut().filter(of_program) {
+            let mask = unchanged(entry);
+            let whole = program.is_decided_by(&mask);
+            // A graph, which runs later, may read what another stream has made by then, and fixes it; otherwise streams
+            // keep apart, and what a graph reads is not written.
+            if if capturing { whole } else { entry.stream == stream && (whole || !entry.pinned) } {
+                entry.pinned |= capturing;
+                found = Some((entry.memory.clone_ref(py), entry.address, mask));
+                break;
+            }
+        }
+        found
+    };
+    let (memory, address, mask) = match known {
+        Some(known) => known,
+        None if capturing => {
+            // What a graph makes is there when it runs, not before: it keeps nothing for others.
+            let (_memory, workspace) = library.bytes(program.workspace_bytes)?;
+            // SAFETY: as in `run`.
+            let launched = unsafe { call.launch(gpu, ready, out, workspace, stream) };
+            return launched.map_err(|error| to_python(py, error.into()));
+        }
+        None => {
+            let (memory, address) = library.bytes(program.kept_bytes)?;
+            (memory.unbind(), address, smallvec::smallvec![false; arguments.len()])
+        }
+    };
+    let workspace = Workspace::of(library, gpu, call.ordinal, stream, program.workspace_beside_kept)?;
+    let lent = einfall::Kept { pointer: address, unchanged: &mask };
+    // SAFETY: as in `run`. What is called unchanged was made in this stream by this program, or, for a graph, before it
+    // was captured.
+    let launched =
+        unsafe { gpu.device.launch_kept(program, &arguments, out, workspace.address(), lent, stream as Stream) };
+    drop(workspace);
+    launched.map_err(failed)?;
+    if !program.is_decided_by(&mask) {
+        let entry = Entry { ready: Arc::clone(ready), stream, reported, states, memory, address, pinned: false };
+        drop(kept.put(entry));
+    }
+    Ok(())
+}
+
+pub(crate) struct Torch<'a, 'py> {
+    pub(crate) py: Python<'py>,
+    pub(crate) ordinal: usize,
     /// A tensor of the call, and its type.
-    like: (&'a Bound<'py, PyAny>, DType),
+    pub(crate) like: (&'a Bound<'py, PyAny>, DType),
 }
 
 impl<'py> Library<'py> for Torch<'_, 'py> {
@@ -148,12 +390,16 @@ impl<'py> Library<'py> for Torch<'_, 'py> {
         Ok((tensor, data as u64))
     }
 
-    fn workspace(&self, bytes: usize) -> PyResult<(Bound<'py, PyAny>, u64)> {
-        self.empty(DType::U8, &[bytes])
-    }
-
     fn stream(&self) -> PyResult<u64> {
         crate::torch::current_stream(self.py, self.ordinal)
+    }
+
+    fn version(&self, array: &Bound<'py, PyAny>) -> Option<i64> {
+        // Tensors of inference mode have none, and an exception for it takes longer than a launch.
+        if array.call_method0(intern!(self.py, "is_inference")).ok()?.is_truthy().ok()? {
+            return None;
+        }
+        array.getattr(intern!(self.py, "_version")).ok()?.extract().ok()
     }
 }
 
@@ -165,12 +411,14 @@ pub(crate) fn run_torch<'py>(
     operands: &[Bound<'py, PyAny>],
     views: &Views,
     options: &Options,
+    tables: &Tables,
 ) -> PyResult<Bound<'py, PyAny>> {
     let like = (&operands[0], views[0].dtype());
-    run(py, &Torch { py, ordinal, like }, ordinal, equation, views, options)
+    let call = Call { ordinal, equation, views, options, like_torch: true };
+    run(py, &Torch { py, ordinal, like }, &call, operands, tables)
 }
 
-struct CuPy<'py> {
+pub(crate) struct CuPy<'py> {
     cupy: Bound<'py, PyModule>,
 }
 
@@ -185,12 +433,12 @@ impl<'py> Library<'py> for CuPy<'py> {
         Ok((array, address))
     }
 
-    fn workspace(&self, bytes: usize) -> PyResult<(Bound<'py, PyAny>, u64)> {
-        self.empty(DType::U8, &[bytes])
-    }
-
     fn stream(&self) -> PyResult<u64> {
         self.cupy.getattr("cuda")?.call_method0("get_current_stream")?.getattr("ptr")?.extract()
+    }
+
+    fn version(&self, _: &Bound<'py, PyAny>) -> Option<i64> {
+        None
     }
 }
 
@@ -201,7 +449,21 @@ pub(crate) fn on_cupy<'py>(
     operands: &[Bound<'py, PyAny>],
     mut options: Options,
     dtype: Option<DType>,
+    tables: &Tables,
 ) -> PyResult<Bound<'py, PyAny>> {
+    options.dtype = dtype;
+    with_cupy(py, operands, |library, ordinal, views| {
+        let call = Call { ordinal, equation, views, options: &options, like_torch: false };
+        run(py, library, &call, operands, tables)
+    })
+}
+
+/// Does something on the GPU of the operands, with views of them.
+pub(crate) fn with_cupy<'py, T>(
+    py: Python<'py>,
+    operands: &[Bound<'py, PyAny>],
+    run: impl FnOnce(&CuPy<'py>, usize, &Views) -> PyResult<T>,
+) -> PyResult<T> {
     let cupy = imported(py, "cupy")?.expect("an operand is an array of CuPy");
     let mut views = Views::new();
     let mut ordinal = None;
@@ -213,12 +475,11 @@ pub(crate) fn on_cupy<'py>(
         ordinal = Some(at);
         views.push(described(number, operand)?);
     }
-    options.dtype = dtype;
     // New memory and the current stream are those of CuPy's current device.
     let ordinal = ordinal.unwrap_or(0);
     let device = cupy.getattr("cuda")?.call_method1("Device", (ordinal,))?;
     device.call_method0("__enter__")?;
-    let result = run(py, &CuPy { cupy }, ordinal, equation, &views, &options);
+    let result = run(&CuPy { cupy }, ordinal, &views);
     device.call_method1("__exit__", (py.None(), py.None(), py.None()))?;
     result
 }

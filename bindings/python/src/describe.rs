@@ -39,6 +39,28 @@ pub(crate) fn arguments(
     given.iter().enumerate().map(describe).collect()
 }
 
+/// The same for an attention, whose tables are given once, after the key, or after key and value.
+pub(crate) fn attention_arguments(
+    py: Python<'_>,
+    equation: &str,
+    given: &[Bound<'_, PyAny>],
+    dtype: Option<DType>,
+) -> PyResult<Vec<Argument>> {
+    let parsed = Equation::parse(equation).map_err(|error| to_python(py, error.into()))?;
+    let mut tables = tables(&parsed);
+    let of_value = parsed.operands().get(2).map_or(0, |value| value.lookups());
+    if tables.len() == given.len() + of_value {
+        let before: usize = parsed.operands().iter().take(3).map(|operand| operand.lookups() + 1).sum();
+        tables.drain(before - of_value..before);
+    }
+    let describe = |(number, given): (usize, &Bound<'_, PyAny>)| {
+        let table = tables.get(number).copied().unwrap_or(false);
+        let dtype = if table { DType::I64 } else { dtype.unwrap_or(DType::F32) };
+        argument(number, given, dtype)
+    };
+    given.iter().enumerate().map(describe).collect()
+}
+
 fn argument(number: usize, given: &Bound<'_, PyAny>, dtype: DType) -> PyResult<Argument> {
     if given.is_instance_of::<PyTuple>() || given.is_instance_of::<PyList>() {
         let shape: Vec<usize> = given

@@ -5,6 +5,8 @@
 #![allow(unsafe_code)] // arrays are read where they lie; each block names its invariant
 
 mod array;
+mod attention;
+mod attention_cuda;
 mod bench;
 mod cache;
 mod call;
@@ -14,12 +16,15 @@ mod device;
 mod error;
 mod interleaved;
 mod kind;
+mod large;
 mod options;
 mod planned;
 mod report;
 mod run;
+mod table;
 mod terms;
 mod torch;
+mod xla;
 
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
@@ -83,8 +88,8 @@ fn einsum<'py>(
     {
         return result;
     }
-    let (equation, operands) = call::equation(arguments)?;
-    let keywords = Keywords { out, sizes, bounds, optimize, memory_limit, dtype, order, casting };
+    let (equation, operands, tables) = call::equation(arguments)?;
+    let keywords = Keywords { out, sizes, bounds, optimize, memory_limit, dtype, order, casting, tables };
     call::call(py, equation.as_str()?, &operands, &keywords)
 }
 
@@ -113,7 +118,7 @@ fn plan<'py>(
     memory_limit: Option<usize>,
     dtype: Option<Bound<'py, PyAny>>,
 ) -> PyResult<Bound<'py, Planned>> {
-    let (equation, operands) = call::equation(arguments)?;
+    let (equation, operands, _) = call::equation(arguments)?;
     let keywords = Keywords { sizes, bounds, optimize, memory_limit, dtype, ..Keywords::default() };
     let planned = Bound::new(py, Planned::new(py, equation.as_str()?, &operands, &keywords)?)?;
     // Tracers have to know each plan, for they cannot look into it.
@@ -121,7 +126,7 @@ fn plan<'py>(
     Ok(planned)
 }
 
-/// The kernel of the operator that torch knows: tensors of the CPU, which nobody records or traces any more.
+/// The kernel of the operator that torch knows: tensors which nobody records or traces any more.
 #[pyfunction]
 #[pyo3(signature = (equation, operands, sizes, bounds, optimize, memory_limit, dtype, shape))]
 fn _torch_kernel<'py>(
@@ -136,7 +141,9 @@ fn _torch_kernel<'py>(
     shape: Option<Vec<usize>>,
 ) -> PyResult<Bound<'py, PyAny>> {
     let sizes = Some(sizes.into_any());
-    let keywords = Keywords { sizes, bounds: Some(bounds), optimize, memory_limit, dtype, ..Keywords::default() };
+    let tables = table::hanging(&operands)?;
+    let keywords =
+        Keywords { sizes, bounds: Some(bounds), optimize, memory_limit, dtype, tables, ..Keywords::default() };
     call::torch_kernel(py, equation, &operands, &keywords, shape)
 }
 
@@ -165,6 +172,11 @@ fn cache_clear() {
 #[pymodule(gil_used = false)]
 fn _einfall(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(einsum, module)?)?;
+    module.add_function(wrap_pyfunction!(attention::_attend, module)?)?;
+    module.add_function(wrap_pyfunction!(attention::_torch_attend, module)?)?;
+    module.add_function(wrap_pyfunction!(attention::_torch_attend_backward, module)?)?;
+    module.add_function(wrap_pyfunction!(attention::_numpy_attend_backward, module)?)?;
+    module.add_function(wrap_pyfunction!(attention::_explain_attend, module)?)?;
     module.add_function(wrap_pyfunction!(_cache_info, module)?)?;
     module.add_function(wrap_pyfunction!(cache_clear, module)?)?;
     module.add_function(wrap_pyfunction!(device::_forget_device, module)?)?;
@@ -172,11 +184,16 @@ fn _einfall(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(machine, module)?)?;
     module.add_function(wrap_pyfunction!(bench::_main, module)?)?;
     module.add_function(wrap_pyfunction!(bench::_bench_keys, module)?)?;
+    module.add_function(wrap_pyfunction!(bench::_bench_suite, module)?)?;
     module.add("_BENCH_HEADER", bench::header())?;
     module.add_function(wrap_pyfunction!(_torch_kernel, module)?)?;
+    module.add_function(wrap_pyfunction!(table::_register_table, module)?)?;
+    module.add_function(wrap_pyfunction!(xla::_xla_target, module)?)?;
+    module.add_function(wrap_pyfunction!(xla::_check_gpu, module)?)?;
     module.add_function(wrap_pyfunction!(terms::_terms, module)?)?;
     module.add_function(wrap_pyfunction!(terms::gradient, module)?)?;
     module.add_class::<Planned>()?;
+    module.add_class::<table::Kept>()?;
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     module.add("TableError", module.py().get_type::<error::TableError>())?;
     Ok(())

@@ -157,7 +157,8 @@ pub(crate) fn optimize(given: &Bound<'_, PyAny>) -> PyResult<(Order, Option<usiz
     Ok((Order::Given(path.collect::<PyResult<_>>()?), None))
 }
 
-fn named_order(name: &str) -> PyResult<Order> {
+/// The order that a word stands for.
+pub(crate) fn named_order(name: &str) -> PyResult<Order> {
     match name {
         "auto" | "auto-hq" => Ok(Order::Auto),
         "greedy" => Ok(Order::Greedy),

@@ -186,9 +186,10 @@ impl Planned {
     fn call_any<'py>(
         &self,
         py: Python<'py>,
-        operands: Operands<'py>,
+        mut operands: Operands<'py>,
         out: Option<Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
+        let tables = crate::table::unwrap(&mut operands)?;
         let kind = common_kind(&operands)?;
         if out.is_none() && kind == Kind::NumPy {
             let mut views = Views::new();
@@ -224,7 +225,7 @@ impl Planned {
         // Whoever gets the call from here plans anew, for any shape.
         let shapes = operands.iter().map(shape).collect::<PyResult<Vec<_>>>()?;
         self.check(shapes.len(), shapes.iter().map(Vec::as_slice))?;
-        call(py, &self.equation, &operands, &self.keywords(py, out))
+        call(py, &self.equation, &operands, &Keywords { tables, ..self.keywords(py, out) })
     }
 
     fn latest(&self) -> Arc<Prepared> {

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use einfall::{Cost, Device, Plan, Slot, Step};
+use einfall::{AttentionPlan, Candidate, Cost, Device, Plan, Slot, Step};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple};
 
@@ -30,6 +30,35 @@ pub(crate) fn report<'py>(py: Python<'py>, plan: &Plan) -> PyResult<(String, Bou
     Ok((plan.to_string(), dict))
 }
 
+/// The same of an attention, which is one step.
+pub(crate) fn attention<'py>(py: Python<'py>, plan: &AttentionPlan) -> PyResult<(String, Bound<'py, PyDict>)> {
+    let problem = &plan.problem;
+    let dict = PyDict::new(py);
+    dict.set_item("equation", problem.equation.to_string())?;
+    let labels = PyDict::new(py);
+    for label in &problem.labels {
+        labels.set_item(&label.name, label.len)?;
+    }
+    dict.set_item("labels", labels)?;
+    dict.set_item("shape", PyTuple::new(py, &problem.output.layout.shape)?)?;
+    dict.set_item("lse_shape", PyTuple::new(py, &plan.lse.shape)?)?;
+    dict.set_item("dtype", problem.output.dtype.name())?;
+    dict.set_item("scale", plan.attention.scale.get())?;
+    let step = PyDict::new(py);
+    step.set_item("equation", problem.equation.to_string())?;
+    step.set_item("contraction", plan.attention.to_string())?;
+    step.set_item("kernel", plan.kernel())?;
+    step.set_item("way", plan.estimate().way.to_string())?;
+    step.update(cost(py, plan.cost())?.as_mapping())?;
+    step.set_item("candidates", candidates(py, &plan.candidates)?)?;
+    dict.set_item("steps", [step])?;
+    dict.set_item("total", cost(py, plan.cost())?)?;
+    dict.set_item("workspace_bytes", plan.workspace_bytes())?;
+    dict.set_item("machine", plan.machine.name.as_str())?;
+    dict.set_item("threads", plan.machine.threads)?;
+    Ok((plan.to_string(), dict))
+}
+
 fn step<'py>(py: Python<'py>, step: &Step) -> PyResult<Bound<'py, PyDict>> {
     let dict = PyDict::new(py);
     dict.set_item("equation", &step.text)?;
@@ -38,7 +67,13 @@ fn step<'py>(py: Python<'py>, step: &Step) -> PyResult<Bound<'py, PyDict>> {
     dict.set_item("kernel", step.kernel())?;
     dict.set_item("way", step.estimate().way.to_string())?;
     dict.update(cost(py, step.estimate().cost)?.as_mapping())?;
-    let candidates = step.candidates.iter().map(|candidate| {
+    dict.set_item("candidates", candidates(py, &step.candidates)?)?;
+    Ok(dict)
+}
+
+/// What every kernel answered.
+fn candidates<'py>(py: Python<'py>, candidates: &[Candidate]) -> PyResult<Vec<Bound<'py, PyDict>>> {
+    let describe = |candidate: &Candidate| {
         let dict = PyDict::new(py);
         dict.set_item("kernel", candidate.kernel)?;
         match &candidate.answer {
@@ -49,9 +84,8 @@ fn step<'py>(py: Python<'py>, step: &Step) -> PyResult<Bound<'py, PyDict>> {
             Err(reason) => dict.set_item("reason", reason)?,
         }
         Ok(dict)
-    });
-    dict.set_item("candidates", candidates.collect::<PyResult<Vec<_>>>()?)?;
-    Ok(dict)
+    };
+    candidates.iter().map(describe).collect()
 }
 
 fn cost<'py>(py: Python<'py>, cost: Cost) -> PyResult<Bound<'py, PyDict>> {

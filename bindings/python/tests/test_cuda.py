@@ -91,6 +91,136 @@ def test_a_bad_table_raises_at_the_next_call_and_harms_nothing():
     assert torch.equal(einfall.einsum("qd,kd->qk", query, key), query @ key.T)
 
 
+def kept(table):
+    return len(table._kept)
+
+
+def entries(count=5000, rows=300, d=24):
+    values, dense = numbers(count), numbers(rows, d)
+    return values, dense, *(torch.randint(0, rows, (count,), device="cuda") for _ in range(2))
+
+
+def scattered(values, dense, column, row, **options):
+    return einfall.einsum("e,[e]d->[e]d", values, dense, column, row, sizes={"[e]": 300}, **options)
+
+
+def test_a_table_keeps_its_inverse():
+    values, dense, column, row = entries()
+    tables = einfall.Table(column), einfall.Table(row)
+    for _ in range(3):
+        expected = torch.zeros_like(dense).index_add_(0, row, values[:, None] * dense[column])
+        assert torch.equal(scattered(values, dense, *tables), expected)
+        assert (kept(tables[0]), kept(tables[1])) == (1, 0)
+        values, dense = numbers(5000), numbers(300, 24)
+    # One of the two alone: the other is read again.
+    for column in (column, torch.randint(0, 300, (5000,), device="cuda")):
+        expected = torch.zeros_like(dense).index_add_(0, row, values[:, None] * dense[column])
+        assert torch.equal(scattered(values, dense, column, tables[1]), expected)
+    assert kept(tables[1]) == 1
+
+
+def test_a_table_that_changes_is_inverted_again():
+    values, dense, column, row = entries()
+    tables = einfall.Table(column), einfall.Table(row)
+    for changed in (row, column, row[:2000]):
+        scattered(values, dense, *tables)
+        changed.copy_(torch.randint(0, 300, changed.shape, device="cuda"))
+        expected = torch.zeros_like(dense).index_add_(0, row, values[:, None] * dense[column])
+        assert torch.equal(scattered(values, dense, *tables), expected)
+
+
+def test_a_bad_table_raises_each_time_although_its_inverse_is_kept():
+    values, dense, column, row = entries()
+    row[7] = 300
+    table = einfall.Table(row)
+    for _ in range(2):
+        scattered(values, dense, column, table)
+        torch.cuda.synchronize()
+        with pytest.raises(IndexError, match="outside its axis"):
+            scattered(values, dense, column, column)
+    row[7] = 0
+    assert torch.equal(scattered(values, dense, column, table), scattered(values, dense, column, row))
+
+
+def test_inverses_serve_forward_and_backward_calls():
+    values, dense, column, row = entries()
+    tables = einfall.Table(column), einfall.Table(row)
+    found = []
+    for given in ((column, row), tables, tables):
+        leaves = values.clone().requires_grad_(), dense.clone().requires_grad_()
+        (scattered(*leaves, *given) ** 2).sum().backward()
+        found.append([leaf.grad for leaf in leaves])
+    for grads in found[1:]:
+        assert all(torch.equal(one, other) for one, other in zip(grads, found[0]))
+    # The sum itself scatters through `row`, the gradient of `dense` through `column`: an inverse each, made once.
+    assert kept(tables[0]) + kept(tables[1]) == 2
+
+
+def test_inverses_in_graphs_and_other_streams():
+    values, dense, column, row = entries()
+    tables = einfall.Table(column), einfall.Table(row)
+    expected = scattered(values, dense, column, row)
+    stream = torch.cuda.Stream()
+    for known in (False, True):
+        graph = torch.cuda.CUDAGraph()
+        torch.cuda.synchronize()
+        with torch.cuda.graph(graph):
+            result = scattered(values, dense, *tables)
+        result.zero_()
+        graph.replay()
+        torch.cuda.synchronize()
+        assert torch.equal(result, expected), known
+        with torch.cuda.stream(stream):
+            other = scattered(values, dense, *tables)
+        stream.synchronize()
+        assert torch.equal(other, expected)
+        assert torch.equal(scattered(values, dense, *tables), expected)
+
+
+def test_not_a_number_where_nothing_should_look():
+    nan = float("nan")
+    query, key = numbers(40, 16), numbers(40, 16)
+    key[0] = nan
+    table = torch.randint(1, 40, (40, 9), device="cuda")
+    table[::3, 4] = -1
+    table[1::3, 2] = 40
+    scores = einfall.einsum("qd,[qk]d->qk", query, key, table, bounds="skip")
+    inside = (table >= 0) & (table < 40)
+    rows = key[torch.where(inside, table, 1)]
+    assert torch.equal(scores, torch.einsum("qd,qkd->qk", query, rows).masked_fill(~inside, 0))
+    weights = numbers(40, 9).masked_fill(~inside, nan)
+    values = einfall.einsum("qk,[qk]d->qd", weights, key, table, bounds="skip")
+    assert torch.equal(values, torch.einsum("qk,qkd->qd", weights.masked_fill(~inside, 0), rows))
+    entry, row = numbers(500), torch.randint(0, 20, (500,), device="cuda")
+    entry[::7], row[::7] = nan, -1
+    summed = einfall.einsum("e->[e]", entry, row, sizes={"[e]": 20}, bounds="skip")
+    expected = torch.zeros(20, device="cuda").index_add_(0, row.clamp(0), entry.masked_fill(row < 0, 0))
+    assert torch.equal(summed, expected)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    "equation,shapes",
+    [(case[0], case[1:]) for case in PLAIN]
+    + [
+        ("ij,ij->ij", ((33, 68), (33, 68))),
+        ("bi,bj->bij", ((3, 33), (3, 68))),
+        ("ij,jk->ik", ((20, 0), (0, 12))),
+        ("ij->i", ((20, 0),)),
+    ],
+)
+def test_every_element_is_written(equation, shapes, dtype):
+    dtype = getattr(torch, dtype)
+    operands = [numbers(*shape, dtype=dtype) for shape in shapes]
+    expected = einfall.einsum(equation, *[operand.cpu() for operand in operands])
+    # What a result is given was that of another, full of it.
+    poison = torch.full(expected.shape, float("nan"), device="cuda", dtype=dtype)
+    out = torch.full_like(poison, float("nan"))
+    del poison
+    assert torch.equal(einfall.einsum(equation, *operands).cpu(), expected)
+    assert torch.equal(einfall.einsum(equation, *operands, out=out).cpu(), expected)
+
+
 def test_devices_are_not_mixed():
     with pytest.raises(ValueError, match="operand 0 is on `cuda:0` but operand 1 on `cpu`"):
         einfall.einsum("ij,jk->ik", numbers(2, 2), torch.ones(2, 2))

@@ -64,6 +64,57 @@ def test_gradients_under_jit():
     np.testing.assert_allclose(jax.hessian(loss)(q), jax.hessian(expected)(q), rtol=1e-10, atol=1e-12)
 
 
+def product(a, b):
+    return einfall.einsum("ij,jk->ik", a, b, optimize=[(0, 1)])
+
+
+@pytest.mark.parametrize("platform", ["cpu", "cuda"])
+def test_compiled_programs_call_a_foreign_function(platform):
+    traced = jax.jit(product).trace(jnp.ones((2, 3)), jnp.ones((3, 4)))
+    text = traced.lower(lowering_platforms=(platform,)).as_text()
+    assert "custom_call @einfall_einsum" in text and "callback" not in text
+
+
+def test_compiled_programs_take_types_that_meet():
+    whole, half = jnp.arange(6, dtype=jnp.int32).reshape(2, 3), jnp.ones((3, 4), jnp.bfloat16)
+    found = jax.jit(product)(whole, half)
+    assert found.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(found.astype(jnp.float32), np.asarray(whole).sum(1)[:, None] * np.ones((2, 4)))
+    assert jax.jit(product)(jnp.ones((0, 3)), half).shape == (0, 4)
+
+
+def test_errors_of_compiled_programs_say_what_is_wrong():
+    pick = jax.jit(lambda x, table: einfall.einsum("[i]j->ij", x, table))
+    with pytest.raises(jax.errors.JaxRuntimeError, match=r"holds 5 at \[0\], outside the axis of length 2"):
+        pick(jnp.ones((2, 2)), jnp.asarray([5])).block_until_ready()
+
+
+def test_tables_go_along():
+    table = einfall.Table(jnp.asarray([1, 0, 1]))
+    values = jnp.asarray([1.0, 2.0, 4.0])
+
+    def scattered(values):
+        return einfall.einsum("e->[e]", values, table, sizes={"[e]": 2})
+
+    np.testing.assert_array_equal(scattered(values), [2.0, 5.0])
+    np.testing.assert_array_equal(jax.jit(scattered)(values), [2.0, 5.0])
+
+
+class Device:
+    platform, local_hardware_id = "gpu", 3
+
+
+def test_arrays_of_a_gpu_are_compiled_at_once(monkeypatch):
+    import einfall.jax as ours
+
+    asked = []
+    monkeypatch.setattr(type(jnp.ones(2)), "devices", lambda self: {Device})
+    monkeypatch.setattr(ours._einfall, "_check_gpu", asked.append)
+    monkeypatch.setattr(ours, "_on_host", lambda *_: pytest.fail("read by the host"))
+    np.testing.assert_array_equal(np.asarray(product(jnp.ones((2, 3)), jnp.ones((3, 2)))), np.full((2, 2), 3.0))
+    assert asked == [3]
+
+
 def test_numpy_arrays_go_along():
     found = einfall.einsum("ij,jk->ik", jnp.ones((2, 3)), np.ones((3, 2)))
     assert isinstance(found, jax.Array)

@@ -93,7 +93,7 @@ def test_peers_read_the_arrays_where_they_lie():
     request = {"op": "scores", "sizes": sizes, "dtype": "f32", "table_dtype": "i64", "files": {}, "threads": 1}
     for case, shape in shapes.items():
         lent = {"query": np.ones((2, 3, 5, 7), "f"), "keys": np.ones(shape, "f"), "table": np.zeros((2, 3, 5, 4), int)}
-        problem = peers.Problem({**request, "case": case}, lent)
+        problem = peers.KeysProblem({**request, "case": case}, lent)
         for library in ("numpy", "torch") if peers.torch else ("numpy",):
             data = problem.data(library)
             assert ("table" in data) == (case == "separate-lookup")
@@ -129,6 +129,21 @@ def test_benchmarks_are_reports():
     for wrong, options in (("floating-point", {"dtype": "i32"}), ("`k`|--k", {"k": [0]}), ("walk", {"op": "walk"})):
         with pytest.raises(ValueError, match=wrong):
             einfall.bench_keys(quick=True, **options)
+
+
+def test_suites_are_reports():
+    report = einfall.bench_dense(["matmul", "int-matmul"], quick=True, peers=True, no_compile=True)
+    ours = [row for row in report.rows if row["engine"] == "einfall"]
+    assert [row["name"] for row in ours] == ["matmul", "int-matmul"] and all(row["ok"] for row in report.rows)
+    assert all(row["predicted_s"] > 0 and row["floor_s"] > 0 for row in ours)
+    assert "numpy.einsum" in {row["engine"] for row in report.rows} and "Summary: 2 of 2 cases right" in str(report)
+    page = report._repr_html_()
+    assert page.count("<svg ") == 1 and page.count("<tr>") == 1 + len(report.rows)
+    xml.etree.ElementTree.fromstring(f"<div>{page}</div>")
+    lookups = einfall.bench_lookups(["thread/k10", "moe"], quick=True, peers=True, no_compile=True)
+    assert {row["name"] for row in lookups.rows} == {"thread/k10", "moe"} and all(row["ok"] for row in lookups.rows)
+    with pytest.raises(ValueError, match="did you mean `matmul`"):
+        einfall.bench_dense("matmull", quick=True)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no signals")

@@ -332,3 +332,42 @@ def test_numpy_is_not_needed_for_results():
     found = einfall.einsum("i->", torch.arange(5))
     assert found.shape == () and found.item() == 10 and found.dtype == torch.int64
     assert np.isscalar(found.item())
+
+
+def test_tables_stand_for_their_tensors():
+    values, dense = torch.randn(20, requires_grad=True), torch.randn(5, 3, requires_grad=True)
+    column, row = torch.randint(0, 5, (20,)), torch.randint(0, 4, (20,))
+    tables = einfall.Table(column), einfall.Table(row)
+
+    def scattered(values, dense, column, row):
+        return einfall.einsum("e,[e]d->[e]d", values, dense, column, row, sizes={"[e]": 4})
+
+    expected = scattered(values, dense, column, row)
+    assert torch.equal(scattered(values, dense, *tables), expected)
+    compiled = torch.compile(scattered, fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled(values, dense, *tables), expected)
+    grads = [torch.autograd.grad(scattered(values, dense, *given).sum(), (values, dense)) for given in ((column, row), tables)]
+    assert all(torch.equal(one, other) for one, other in zip(*grads))
+    plan = einfall.plan("e,[e]d->[e]d", values.detach(), dense.detach(), *tables, sizes={"[e]": 4})
+    assert torch.equal(plan(values.detach(), dense.detach(), *tables), expected)
+
+
+def test_inverses_hang_on_tensors_behind_the_dispatcher(monkeypatch):
+    import einfall.torch as ours
+
+    class Watched:
+        found = []
+
+        def __getattr__(self, name):
+            return getattr(compiled, name)
+
+        def _torch_kernel(self, equation, operands, *rest):
+            self.found.append([getattr(operand, "_einfall_kept", None) for operand in operands])
+            return compiled._torch_kernel(equation, operands, *rest)
+
+    compiled = ours._einfall
+    monkeypatch.setattr(ours, "_einfall", Watched())
+    dense = torch.randn(5, 3, requires_grad=True)
+    table = einfall.Table(torch.randint(0, 5, (4,)))
+    einfall.einsum("[e]d->ed", dense, table).sum().backward()
+    assert Watched.found == [[None, table._kept], [None, table._kept]]

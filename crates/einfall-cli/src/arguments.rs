@@ -24,6 +24,7 @@ Examples:
   einfall run 'ij,jk->ik' a.npy b.npy -o c.npy
   einfall explain 'bhqd,bh[bhqk]d->bhqk' -s b=8,h=1,q=1000,k=100,d=32 -s '[bhqk]=1000'
   einfall bench keys --peers
+  einfall bench dense --peers
   einfall machine
 
 Exit codes: 0 done, 1 failed or found a wrong result, 2 cannot work with what was given.
@@ -283,6 +284,106 @@ pub struct BenchArgs {
 pub enum Experiment {
     /// Each query attends to k keys of its own: how time grows with k, and what it depends on
     Keys(KeysArgs),
+    /// Einsums of dense arrays, from benchmarks, textbooks and other projects' issues
+    #[command(after_help = DENSE_HELP)]
+    Dense(SuiteArgs),
+    /// Einsums whose keys a table or a window selects: attention, graphs, experts, embedding bags
+    #[command(after_help = LOOKUPS_HELP)]
+    Lookups(SuiteArgs),
+}
+
+const DENSE_HELP: &str = "\
+Every case runs in its own type, which is f32 for most; --dtype runs those of f32 in others. Peers are \
+torch.einsum, the same under torch.compile, numpy.einsum(optimize=True), opt_einsum and jax.jit; on a GPU \
+torch's two. Engines take turns on each case. A sample of each result is compared with plain f64 loops; a \
+wrong one of ours ends the run with exit code 1. With all peers and compilers it takes a quarter of an hour.
+
+The floor is the least time that this machine could take: the distinct bytes at memory speed, or the \
+arithmetic at its peak. The summary says how einfall compares with the fastest peer of each case, where it \
+loses, how near the floor it is, and how far predicted times are off.
+
+Files: dense.json and dense.html, in --out.
+
+Examples:
+  einfall bench dense
+  einfall bench dense --peers --out results
+  einfall bench dense --only tccg,matmul --threads 1
+  einfall bench dense --device cuda --peers --dtype f32,bf16
+  einfall bench dense --list";
+
+const LOOKUPS_HELP: &str = "\
+Cases are those of the suite that are meant for the device. Peers are what one would write in torch: rows \
+selected by indexing and then an einsum, multiply-and-sum under torch.compile, all scores and then a gather, \
+embedding_bag, sparse products, a loop over experts or sorted groups, SDPA with a mask, and FlexAttention for \
+windows on a GPU. SDPA over all keys solves another problem and is no best peer. Engines take turns on each \
+case. A sample of each result is compared with plain f64 loops; a wrong one of ours ends the run with exit \
+code 1.
+
+Attention is timed forward and, where such shapes are trained, forward and backward.
+
+Files: lookups.json and lookups.html, in --out.
+
+Examples:
+  einfall bench lookups
+  einfall bench lookups --peers --out results
+  einfall bench lookups --only scores,spmm-coo
+  einfall bench lookups --device cuda --peers
+  einfall bench lookups --list";
+
+/// Arguments of `einfall bench dense` and `einfall bench lookups`.
+#[derive(Debug, Args)]
+pub struct SuiteArgs {
+    /// Cases, or sections that stand for all their cases [default: all]
+    #[arg(long, value_name = "NAME", value_delimiter = ',', num_args = 1..)]
+    pub only: Vec<String>,
+    /// Print the cases with their sections and lengths, and time nothing
+    #[arg(long)]
+    pub list: bool,
+    /// Element types to run cases of f32 and bf16 in: f32, f64, bf16 or f16 [default: each its own]
+    #[arg(long, value_name = "DTYPE", value_delimiter = ',', value_parser = parse_float_dtype)]
+    pub dtype: Vec<DType>,
+    /// Element type of tables: i64, as torch has it, or i32
+    #[arg(long, default_value = "i64", value_parser = parse_table_dtype)]
+    pub table_dtype: DType,
+    /// Where to run: cpu, or an NVIDIA GPU, cuda or cuda:1
+    #[arg(long, default_value_t)]
+    pub device: DeviceArg,
+    /// Threads each engine may use [default: all cores]
+    #[arg(long, value_parser = parse_threads)]
+    pub threads: Option<usize>,
+    /// Most timed calls of an engine on a case [default: 1000]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    pub repeats: Option<u32>,
+    /// Seconds that an engine may take for a case, compiling apart [default: 0.5]
+    #[arg(long, visible_alias = "seconds", value_name = "SECONDS", value_parser = parse_seconds)]
+    pub budget: Option<f64>,
+    /// Time what else is installed too: torch, NumPy, opt_einsum, JAX
+    #[arg(long)]
+    pub peers: bool,
+    /// Leave out peers that compile, which takes longer than timing them
+    #[arg(long, requires = "peers")]
+    pub no_compile: bool,
+    /// The Python to look for peers in [default: that of $VIRTUAL_ENV, else python3]
+    #[arg(long, value_name = "PATH", requires = "peers")]
+    pub python: Option<PathBuf>,
+    /// Start of the random numbers
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// Print the JSON document instead of tables
+    #[arg(long)]
+    pub json: bool,
+    /// Folder to write the JSON document and the HTML page to
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    pub out: PathBuf,
+    /// Replace the files of an earlier run
+    #[arg(long)]
+    pub force: bool,
+    /// Small lengths and few calls: does it work at all
+    #[arg(long)]
+    pub quick: bool,
+    /// A description of the machine, instead of measuring it
+    #[arg(long, hide = true, value_name = "FILE")]
+    pub machine: Option<PathBuf>,
 }
 
 /// Arguments of `einfall bench keys`.

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use einfall::{AbsentGpu, CpuDevice, CudaDevice, CudaError, Device, Error, Isa, Machine, Quantity};
-use einfall::{default_device, measure_machine, saved_machine};
+use einfall::{Einsum, Tensor, View, default_device, measure_machine, saved_machine};
 
 use crate::device::DeviceArg;
 use crate::failure::Failure;
@@ -67,7 +67,7 @@ pub fn open(named: DeviceArg, threads: Option<usize>, machine: Option<&Path>) ->
         }
     };
     check_threads(named, threads)?;
-    described(CudaDevice::new(ordinal)?, machine)
+    described(einfall::gpu(ordinal)?, machine)
 }
 
 /// A GPU with the machine description in `machine` where it is given.
@@ -85,7 +85,7 @@ pub fn open_to_plan(named: DeviceArg, threads: Option<usize>, machine: Option<&P
     let missing = match named {
         DeviceArg::Cpu => return open(named, threads, machine),
         DeviceArg::H100 => "as asked for".to_owned(),
-        DeviceArg::Cuda(ordinal) => match CudaDevice::new(ordinal) {
+        DeviceArg::Cuda(ordinal) => match einfall::gpu(ordinal) {
             Ok(gpu) => return described(gpu, machine),
             Err(error @ CudaError::Ordinal { count: 1.., .. }) => return Err(error.into()),
             // The hint is how to get one, which planning does not need.
@@ -146,7 +146,7 @@ fn read_machine(path: &Path) -> Result<Machine, Failure> {
     Ok(machine)
 }
 
-/// Whether a description is of a GPU, whose threads are multiprocessors and whose rates nobody measures yet.
+/// Whether a description is of a GPU, whose threads are multiprocessors.
 #[must_use]
 pub fn is_gpu(machine: &Machine) -> bool {
     machine.isa.starts_with("sm_")
@@ -167,9 +167,110 @@ pub fn measure(isa: Isa, threads: usize, budget: Duration, quiet: bool) -> Resul
     Ok(measured.map_err(Error::from)?)
 }
 
+/// What [`measure_gpu`] finds.
+pub struct MeasuredGpu {
+    /// The description to plan with.
+    pub machine: Machine,
+    /// Floating-point operations a second of a product of `bf16` matrices.
+    pub bf16_flops_per_second: f64,
+}
+
+/// A call whose time gives a rate.
+struct Probe<'a> {
+    title: &'a str,
+    equation: &'a str,
+    arguments: &'a [View<'a>],
+    launches: usize,
+}
+
+impl Probe<'_> {
+    /// Seconds of a launch, the median of replays.
+    fn seconds(&self, gpu: &CudaDevice) -> Result<f64, Failure> {
+        let einsum = Einsum::new(self.equation);
+        let mut seconds = einsum.replay_seconds(gpu, self.arguments, self.launches, 7)?;
+        seconds.sort_by(f64::total_cmp);
+        Ok(seconds[seconds.len() / 2])
+    }
+}
+
+/// Measures a GPU by einsums whose bytes or operations are known, and says how far that is, unless `quiet`: the sum of
+/// an array, a product of vectors that fills memory, rows looked up out of a third of the L2, products of matrices, and
+/// a launch that does nothing. Rates are stated as kernels' predictions use them: a product of matrices is expected to
+/// reach 85 % of the peak.
+///
+/// # Errors
+/// Memory of the GPU that is not there.
+pub fn measure_gpu(gpu: &CudaDevice, quiet: bool) -> Result<MeasuredGpu, Failure> {
+    const ROW: usize = 32;
+    let estimate = gpu.machine().clone();
+    let failed = |error: einfall::TensorError| Failure::from(Error::from(error));
+    let zeros = |dtype, shape: &[usize]| Tensor::zeros(dtype, shape).map_err(failed);
+    // Numbers that are not all alike: a GPU is faster on zeros.
+    let spread = |count: usize| (0..count).map(|at| (at * 7919 % 1009) as f32 / 1009.0 - 0.5).collect::<Vec<f32>>();
+    let square = 4096_usize;
+    let long = spread(1 << 26);
+    let rows = (estimate.l2_bytes / 3 / (4 * ROW)).max(1);
+    let (lists, k) = (1 << 14, 64);
+    let table: Vec<i32> = (0..lists * k).map(|at| ((at as u64 * 2_654_435_761 >> 7) % rows as u64) as i32).collect();
+    let matrix = View::from_slice(&long[..square * square], &[square, square]).map_err(failed)?;
+    let wide: Vec<f64> = long[..square * square].iter().map(|&x| f64::from(x)).collect();
+    let wide = View::from_slice(&wide, &[square, square]).map_err(failed)?;
+    let half: Vec<einfall::half::bf16> =
+        long[..square * square].iter().map(|&x| einfall::half::bf16::from_f32(x)).collect();
+    let half = View::from_slice(&half, &[square, square]).map_err(failed)?;
+    let one = zeros(einfall::DType::F32, &[1])?;
+    let all = View::from_slice(&long, &[long.len()]).map_err(failed)?;
+    let queries = View::from_slice(&long[..lists * ROW], &[lists, ROW]).map_err(failed)?;
+    let near = View::from_slice(&long[..rows * ROW], &[rows, ROW]).map_err(failed)?;
+    let table = View::from_slice(&table, &[lists, k]).map_err(failed)?;
+    let column = View::from_slice(&long[..1 << 14], &[1 << 14]).map_err(failed)?;
+    let across = View::from_slice(&long[..1 << 13], &[1 << 13]).map_err(failed)?;
+    let product = "ij,jk->ik";
+    let probes = [
+        Probe { title: "launches", equation: "i->i", arguments: &[one.view()], launches: 100 },
+        Probe { title: "reading memory", equation: "i->", arguments: &[all], launches: 4 },
+        Probe { title: "writing memory", equation: "i,j->ij", arguments: &[column, across], launches: 4 },
+        Probe { title: "looking up rows", equation: "qd,[qk]d->qk", arguments: &[queries, near, table], launches: 20 },
+        Probe { title: "f32", equation: product, arguments: &[matrix.clone(), matrix], launches: 4 },
+        Probe { title: "f64", equation: product, arguments: &[wide.clone(), wide], launches: 4 },
+        Probe { title: "bf16", equation: product, arguments: &[half.clone(), half], launches: 10 },
+    ];
+    let progress = Progress::new(probes.len() as u64, quiet);
+    let mut seconds = [0.0; 7];
+    for (probe, seconds) in probes.iter().zip(&mut seconds) {
+        progress.message(probe.title);
+        *seconds = probe.seconds(gpu)?;
+        progress.advance(1);
+    }
+    progress.finish();
+    let [launch, read, write, looked_up, f32, f64, bf16] = seconds;
+    let rate = |amount: f64, seconds: f64| amount / (seconds - launch).max(1e-7);
+    let (bytes, flops) = (4.0 * long.len() as f64, 2.0 * (square as f64).powi(3));
+    let l2 = rate((lists * k * ROW * 4) as f64, looked_up);
+    let machine = Machine {
+        read_bytes_per_second: rate(bytes, read),
+        write_bytes_per_second: rate(4.0 * f64::from(1 << 27), write),
+        l2_bytes_per_second: l2,
+        l3_bytes_per_second: l2,
+        f32_flops_per_second: rate(flops, f32) / 0.85,
+        // Where products of f64 run on tensor cores, nothing else comes near.
+        f64_flops_per_second: (rate(flops, f64) / 0.85).min(rate(flops, f32) / 0.85 / 2.0),
+        fork_seconds: launch,
+        measured: true,
+        ..estimate
+    };
+    Ok(MeasuredGpu { machine, bf16_flops_per_second: rate(flops, bf16) })
+}
+
 /// Bytes of memory that programs may still take; `None` where the system does not say.
 pub fn available_bytes() -> Option<u64> {
     meminfo("MemAvailable:")
+}
+
+/// Threads that wanted to run in the last minutes, on average; `None` where the system does not say.
+pub fn load() -> Option<f64> {
+    // Averages over 1, 5 and 15 minutes.
+    std::fs::read_to_string("/proc/loadavg").ok()?.split_whitespace().nth(1)?.parse().ok()
 }
 
 /// Bytes of main memory.

@@ -13,6 +13,7 @@ use clap::Parser;
 use crate::arguments::{Cli, Command, Experiment};
 use crate::bench::peers::Interpreter;
 use crate::bench::record::BenchReport;
+use crate::bench::suite::record::{Suite, SuiteReport};
 use crate::failure::{Failure, INTERNAL};
 
 pub mod arguments;
@@ -79,12 +80,30 @@ pub fn run_in(surroundings: &Surroundings<'_>) -> u8 {
 /// # Errors
 /// [`Failure`]: it is no such command line, makes no sense, or a result of ours is wrong.
 pub fn bench_keys(surroundings: &Surroundings<'_>) -> Result<BenchReport, Failure> {
+    match experiment(surroundings)? {
+        Experiment::Keys(args) => bench::keys::measure(&args, surroundings),
+        _ => Err(Failure::bad_input("this is not `bench keys`")),
+    }
+}
+
+/// What a command line with `bench dense` or `bench lookups` measures, as [`bench_keys`].
+///
+/// # Errors
+/// As [`bench_keys`].
+pub fn bench_suite(surroundings: &Surroundings<'_>) -> Result<SuiteReport, Failure> {
+    match experiment(surroundings)? {
+        Experiment::Dense(args) => bench::suite::measure(Suite::Dense, &args, surroundings),
+        Experiment::Lookups(args) => bench::suite::measure(Suite::Lookups, &args, surroundings),
+        Experiment::Keys(_) => Err(Failure::bad_input("this is no suite")),
+    }
+}
+
+fn experiment(surroundings: &Surroundings<'_>) -> Result<Experiment, Failure> {
     let cli = Cli::try_parse_from(surroundings.words).map_err(|error| Failure::bad_input(plain(&error)))?;
-    let Command::Bench(bench) = &cli.command else {
-        return Err(Failure::bad_input("this is no benchmark"));
-    };
-    let Experiment::Keys(args) = &bench.experiment;
-    bench::keys::measure(args, surroundings)
+    match cli.command {
+        Command::Bench(bench) => Ok(bench.experiment),
+        _ => Err(Failure::bad_input("this is no benchmark")),
+    }
 }
 
 /// The first line of what the parser says, without what only a command line needs.

@@ -19,6 +19,8 @@ fn help_is_as_agreed() {
         ("help_explain", &["explain", "--help"]),
         ("help_machine", &["machine", "--help"]),
         ("help_bench_keys", &["bench", "keys", "--help"]),
+        ("help_bench_dense", &["bench", "dense", "--help"]),
+        ("help_bench_lookups", &["bench", "lookups", "--help"]),
     ] {
         let ran = place.run(arguments);
         insta::assert_snapshot!(name, ran.out());

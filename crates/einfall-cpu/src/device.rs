@@ -2,15 +2,17 @@
 //!
 //! *In*: a [`Plan`] and views of all arguments. *Out*: the output's elements. *Callers*: the facade.
 
-use std::mem::MaybeUninit;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use einfall_plan::{
     Access, AttentionKernelSpec, AttentionPlan, Bounds, Contraction, Device, KernelSpec, LabelId, Machine, Plan,
     Problem, RunError, Saved, Slot, Step, shift,
 };
-use einfall_tensor::{Layout, View, ViewMut};
+use einfall_tensor::{Layout, View, ViewMut, memory};
 use smallvec::SmallVec;
 
+use crate::blocks::Blocks;
 use crate::isa::Isa;
 use crate::load::TableDType;
 use crate::machine::estimate_machine;
@@ -107,6 +109,11 @@ impl Device for CpuDevice {
             arena: arena.start(),
             out: out.as_mut_ptr(),
         };
+        if let Some(blocks) = Blocks::of(plan, &self.machine) {
+            return self
+                .run_blocks(plan, &blocks, &memory, &tables)
+                .map_err(|BadTable| self.describe_bad_table(plan, arguments));
+        }
         let slices = Slices::new(plan);
         if let Some((_, sum)) = plan.slice_sum {
             memory.zero_temp(sum);
@@ -162,10 +169,12 @@ impl Device for CpuDevice {
         gradients: &mut [Option<ViewMut<'_>>; 4],
     ) -> Result<(), RunError> {
         plan.check_backward(arguments, saved, gradients)?;
+        let count = |view: &Option<ViewMut<'_>>| view.as_ref().map_or(0, |view| view.shape().iter().product());
+        let elements = gradients.each_ref().map(count);
         let gradients =
             gradients.each_mut().map(|view| view.as_mut().map_or(std::ptr::null_mut(), ViewMut::as_mut_ptr));
         let (out, lse, grad_out) = (saved.out.as_ptr(), saved.lse.as_ptr(), saved.grad_out.as_ptr());
-        let with = Backward { out, lse, grad_out, gradients };
+        let with = Backward { out, lse, grad_out, gradients, elements };
         // SAFETY: `bound`: as above.
         self.attention(plan, arguments, |kernel, run| unsafe { (kernel.backward)(run, with) })
     }
@@ -236,6 +245,46 @@ impl CpuDevice {
             memory.zero(step.output.0);
             return Ok(());
         }
+        self.run_contraction(step, contraction, memory, tables, 1.0)
+    }
+
+    /// All steps for one block after another, each thread with blocks of its own.
+    fn run_blocks(
+        &self,
+        plan: &Plan,
+        blocks: &Blocks,
+        memory: &Memory<'_>,
+        tables: &[TablePointer],
+    ) -> Result<(), BadTable> {
+        let seconds = plan.cost().seconds * self.threads.count() as f64;
+        let share = 1.0 / blocks.count as f64;
+        let run = |block: usize, slot: usize| {
+            plan.steps.iter().enumerate().try_for_each(|(at, step)| {
+                let contraction = blocks.cut(plan, at, block, slot);
+                self.run_contraction(step, &contraction, memory, tables, share)
+            })
+        };
+        // Every thread needs a place for intermediate results.
+        if blocks.slots() < self.threads.count() {
+            return (0..blocks.count).try_for_each(|block| run(block, 0));
+        }
+        let slots = AtomicUsize::new(0);
+        let next_slot = || slots.fetch_add(1, Ordering::Relaxed);
+        self.threads.for_pieces_with(blocks.count, 1, seconds, next_slot, |&mut slot, range| {
+            range.into_iter().try_for_each(|block| run(block, slot))
+        })
+    }
+
+    /// # Safety-relevant
+    /// As `run_step`; the contraction is the step's, or a part of it.
+    fn run_contraction(
+        &self,
+        step: &Step,
+        contraction: &Contraction,
+        memory: &Memory<'_>,
+        tables: &[TablePointer],
+        share: f64,
+    ) -> Result<(), BadTable> {
         let run = Run {
             contraction,
             left: memory.read_pointer(step.inputs[0].0),
@@ -245,7 +294,7 @@ impl CpuDevice {
             threads: &self.threads,
             isa: self.isa,
             machine: &self.machine,
-            serial_seconds: step.estimate().cost.seconds * self.threads.count() as f64,
+            serial_seconds: step.estimate().cost.seconds * self.threads.count() as f64 * share,
         };
         let kernel = ops::kernel_named(step.kernel()).expect("the plan was made from this device's kernels");
         // SAFETY: `bound`: `check_arguments` compared every argument with what the plan was bound to; temps lie in the
@@ -304,24 +353,36 @@ impl Slices {
 }
 
 /// Memory for intermediate results, uninitialised, aligned to a cache line.
-struct Arena(Vec<MaybeUninit<CacheLine>>);
-
-#[repr(align(64))]
-#[derive(Clone, Copy)]
-#[allow(dead_code)] // only its size and alignment count
-struct CacheLine([u8; 64]);
+struct Arena {
+    memory: Option<NonNull<u8>>,
+    bytes: usize,
+}
 
 impl Arena {
     fn new(bytes: usize) -> Result<Self, RunError> {
-        let mut lines = Vec::new();
-        lines.try_reserve_exact(bytes.div_ceil(64)).map_err(|_| RunError::OutOfMemory { bytes })?;
-        Ok(Arena(lines))
+        let memory = memory::take(bytes);
+        if bytes > 0 && memory.is_none() {
+            return Err(RunError::OutOfMemory { bytes });
+        }
+        Ok(Arena { memory, bytes })
     }
 
     fn start(&mut self) -> *mut u8 {
-        self.0.as_mut_ptr().cast()
+        self.memory.map_or(std::ptr::without_provenance_mut(memory::ALIGNMENT), NonNull::as_ptr)
     }
 }
+
+impl Drop for Arena {
+    fn drop(&mut self) {
+        if let Some(memory) = self.memory {
+            // SAFETY: taken for as many bytes; the run that used them is over.
+            unsafe { memory::give(memory, self.bytes) };
+        }
+    }
+}
+
+// SAFETY: addresses that threads of one run share; each writes elements of its own.
+unsafe impl Sync for Memory<'_> {}
 
 /// Where each slot of a plan lies.
 struct Memory<'a> {

@@ -15,6 +15,7 @@
 //! ```
 #![allow(unsafe_code)] // kernels read and write raw memory; each block names its invariant
 
+mod blocks;
 mod check;
 pub mod device;
 pub mod isa;

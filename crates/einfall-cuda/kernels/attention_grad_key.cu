@@ -48,7 +48,8 @@ __device__ __forceinline__ void add_entries(const Params& p, const Place& home, 
 #else
         const unsigned t = entry / keys, kk = entry - t * keys;
 #endif
-        add_place<AT_TERMS, AT_HEADS>(p, t, x);
+        if (RAGGED && t >= (unsigned)p.terms) on[h] = false;
+        else add_place<AT_TERMS, AT_HEADS>(p, t, x);
         q[h] = (Far)x.q; go[h] = (Far)x.g;
         lse[h] = LOW; delta[h] = 0;
         if (on[h]) { lse[h] = p.stats[2 * x.s]; delta[h] = p.stats[2 * x.s + 1]; }

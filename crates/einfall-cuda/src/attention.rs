@@ -8,8 +8,8 @@ use crate::CudaError;
 use crate::device::{Copied, CudaDevice};
 use crate::driver::{DevicePointer, Memory as Allocated, Stream};
 use crate::ops::attention::{AttentionLowering, attention_named};
-use crate::program::{Base, Field, Program};
-use crate::text::{Memory, Value};
+use crate::program::{Base, Kept, Program};
+use crate::text::Memory;
 
 /// Addresses of the first elements of what an attention reads and writes, on the GPU.
 #[derive(Clone, Copy, Debug, Default)]
@@ -48,6 +48,21 @@ impl AttentionProgram {
     /// Bytes of device memory that a launch needs beside what the pointers name, aligned to 256.
     pub fn workspace_bytes(&self) -> usize {
         self.program.workspace_bytes
+    }
+
+    /// Bytes of it that depend on tables and offsets alone, which a caller may keep: the inverse. Mostly 0.
+    pub fn kept_bytes(&self) -> usize {
+        self.program.kept_bytes
+    }
+
+    /// What is needed beside them.
+    pub fn workspace_beside_kept(&self) -> usize {
+        self.program.workspace_beside_kept
+    }
+
+    /// Whether the inverse comes from arguments that all are among these.
+    pub fn is_decided_by(&self, unchanged: &[bool]) -> bool {
+        self.program.is_decided_by(unchanged)
     }
 }
 
@@ -99,7 +114,7 @@ impl CudaDevice {
         };
         let of = |memory: Memory| match memory {
             Memory::Status => 4,
-            Memory::Scratch => 256,
+            Memory::Scratch | Memory::Kept => 256,
             other => alignment[place(other)],
         };
         let tables: Vec<DType> = plan.problem.tables.iter().map(|table| table.dtype).collect();
@@ -120,13 +135,8 @@ impl CudaDevice {
                 (kernel.lower)(&lowering)
             }
         };
-        let field = |value: &Value| match *value {
-            Value::Int(value) => Field::Int(value),
-            Value::Pair(low, high) => Field::Int((i64::from(high) << 32) | i64::from(low)),
-            Value::Pointer(memory, offset) => Field::Pointer(base(memory), offset),
-        };
         let workspace = plan.workspace_bytes();
-        let program = self.program_of_tasks(&tasks, field, alignment, workspace)?;
+        let program = self.program_of_tasks(&tasks, base, alignment, workspace)?;
         Ok(AttentionProgram { program, writes_lse: wants_lse })
     }
 
@@ -153,7 +163,30 @@ impl CudaDevice {
         unsafe { self.launch(&program.program, &pointers.flat(), 0, workspace, stream) }
     }
 
-    /// Runs an attention on copies of the host's memory: `written` comes back.
+    /// As [`CudaDevice::launch_attention`], with the inverse of a table in memory that the caller keeps, see
+    /// [`CudaDevice::launch_kept`]. `workspace` needs [`AttentionProgram::workspace_beside_kept`] bytes.
+    ///
+    /// # Errors
+    /// [`CudaError::Driver`], [`CudaError::Alignment`].
+    ///
+    /// # Safety
+    /// As [`CudaDevice::launch_attention`] and [`CudaDevice::launch_kept`].
+    pub unsafe fn launch_attention_kept(
+        &self,
+        program: &AttentionProgram,
+        pointers: &AttentionPointers<'_>,
+        workspace: DevicePointer,
+        kept: Kept<'_>,
+        stream: Stream,
+    ) -> Result<(), CudaError> {
+        if program.writes_lse && pointers.lse == 0 {
+            return Err(CudaError::Alignment);
+        }
+        // SAFETY: by the caller; there is no output beside the pointers.
+        unsafe { self.launch_kept(&program.program, &pointers.flat(), 0, workspace, kept, stream) }
+    }
+
+    /// Runs an attention on copies of the host's memory; `finish` brings back what is written.
     fn attend_on_copies(
         &self,
         plan: &AttentionPlan,

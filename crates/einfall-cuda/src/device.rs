@@ -6,12 +6,14 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use cudarc::driver::sys;
 use einfall_plan::{AttentionKernelSpec, AttentionPlan, Device, KernelSpec, Machine, Plan, RunError, Saved};
 use einfall_tensor::{View, ViewMut};
 
 use crate::blas::Library;
-use crate::driver::{DevicePointer, Gpu, Memory, Status, Stream};
+use crate::driver::{DevicePointer, Gpu, Memory, Status, Stream, checked};
 use crate::modules::Modules;
+use crate::program::Kept;
 use crate::{CudaError, Program, machine, ops};
 
 /// One GPU, with its compiled kernels.
@@ -103,9 +105,65 @@ impl CudaDevice {
         workspace: DevicePointer,
         stream: Stream,
     ) -> Result<(), CudaError> {
-        let status = self.status.pointer();
         // SAFETY: by the caller.
-        self.gpu.current(|| unsafe { program.launch(arguments, out, workspace, status, self.library.as_ref(), stream) })
+        unsafe { self.launch_with(program, arguments, out, workspace, None, stream) }
+    }
+
+    /// As [`CudaDevice::launch`], with the inverses of tables in memory that the caller keeps: a launch that is told that
+    /// the tables are unchanged does not make them again. `workspace` needs [`Program::workspace_beside_kept`] bytes.
+    ///
+    /// A table that was changed all the same gives wrong results; what is read and written stays inside the arguments.
+    ///
+    /// # Errors
+    /// [`CudaError::Driver`].
+    ///
+    /// # Safety
+    /// As [`CudaDevice::launch`]. The kept memory is of this GPU and has [`Program::kept_bytes`]; nothing but launches of
+    /// this program in this stream, or after they have passed, writes it; where an argument is called unchanged, a launch
+    /// before this one had this memory, and the same table's address.
+    pub unsafe fn launch_kept(
+        &self,
+        program: &Program,
+        arguments: &[DevicePointer],
+        out: DevicePointer,
+        workspace: DevicePointer,
+        kept: Kept<'_>,
+        stream: Stream,
+    ) -> Result<(), CudaError> {
+        // SAFETY: by the caller.
+        unsafe { self.launch_with(program, arguments, out, workspace, Some(kept), stream) }
+    }
+
+    /// # Safety
+    /// As [`CudaDevice::launch_kept`].
+    unsafe fn launch_with(
+        &self,
+        program: &Program,
+        arguments: &[DevicePointer],
+        out: DevicePointer,
+        workspace: DevicePointer,
+        kept: Option<Kept<'_>>,
+        stream: Stream,
+    ) -> Result<(), CudaError> {
+        let (status, library) = (self.status.pointer(), self.library.as_ref());
+        // SAFETY: by the caller.
+        self.gpu.current(|| unsafe { program.launch(arguments, out, workspace, kept, status, library, stream) })
+    }
+
+    /// Whether what is put into a stream is captured into a graph, to be run later.
+    ///
+    /// # Errors
+    /// [`CudaError::Driver`].
+    ///
+    /// # Safety
+    /// It is a stream of this GPU.
+    pub unsafe fn is_capturing(&self, stream: Stream) -> Result<bool, CudaError> {
+        self.gpu.current(|| {
+            let mut status = sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE;
+            // SAFETY: by the caller.
+            checked("cuStreamIsCapturing", unsafe { sys::cuStreamIsCapturing(stream.cast(), &mut status).result() })?;
+            Ok(status != sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE)
+        })
     }
 
     /// Whether a kernel that has finished found a table's value outside its axis since this was last asked.
@@ -117,11 +175,11 @@ impl CudaDevice {
     pub(crate) fn program_of_tasks(
         &self,
         tasks: &[crate::Task],
-        field: impl Fn(&crate::Value) -> crate::program::Field,
+        base: impl Fn(crate::Memory) -> crate::program::Base,
         alignment: Vec<usize>,
         workspace_bytes: usize,
     ) -> Result<Program, CudaError> {
-        Program::of_tasks(&self.gpu, &self.modules, tasks, field, alignment, workspace_bytes)
+        Program::of_tasks(&self.gpu, &self.modules, tasks, base, alignment, workspace_bytes)
     }
 
     pub(crate) fn gpu(&self) -> &Gpu {

@@ -35,5 +35,5 @@ pub use error::CudaError;
 pub use machine::example as example_machine;
 pub use ops::attention::{AttentionLowering, attention_specs};
 pub use ops::kernel_specs;
-pub use program::Program;
+pub use program::{Kept, Program};
 pub use text::{Lowering, Memory, Task, Value};

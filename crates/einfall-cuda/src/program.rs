@@ -20,20 +20,41 @@ pub(crate) enum Base {
     Argument(usize),
     Out,
     Workspace(usize),
+    /// What is kept, where it is, else the workspace. `of` is the step's part of the kept memory, `else_at` that of the
+    /// workspace; both are counted so that the same offsets follow.
+    Kept {
+        of: i64,
+        else_at: i64,
+    },
     Status,
 }
 
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Field {
+enum Field {
     Int(i64),
     Pointer(Base, i64),
 }
 
 #[derive(Debug)]
 enum Stage {
-    Launch { function: Function, blocks: u32, threads: u32, shared_bytes: u32, fields: Vec<Field> },
-    Zero { base: Base, bytes: usize },
-    Product { prepared: blas::Prepared, places: [(Base, i64); 3], workspace: usize },
+    Launch {
+        function: Function,
+        blocks: u32,
+        threads: u32,
+        shared_bytes: u32,
+        fields: Vec<Field>,
+        /// The arguments, all of them tables, that alone decide what this writes to the kept memory.
+        once: Option<Vec<usize>>,
+    },
+    Zero {
+        base: Base,
+        bytes: usize,
+    },
+    Product {
+        prepared: blas::Prepared,
+        places: [(Base, i64); 3],
+        workspace: usize,
+    },
 }
 
 /// A plan that is ready to be launched.
@@ -43,6 +64,19 @@ pub struct Program {
     alignment: Vec<usize>,
     /// Bytes of device memory that a launch needs beside arguments and output, aligned to 256.
     pub workspace_bytes: usize,
+    /// Bytes of it that depend on tables alone, which a caller may keep: inverses. Mostly 0.
+    pub kept_bytes: usize,
+    /// What is needed beside them.
+    pub workspace_beside_kept: usize,
+}
+
+/// Memory that a caller keeps for a [`Program`] from one launch to the next, see [`crate::CudaDevice::launch_kept`].
+#[derive(Clone, Copy, Debug)]
+pub struct Kept<'a> {
+    /// [`Program::kept_bytes`] bytes, aligned to 256.
+    pub pointer: DevicePointer,
+    /// For each argument, whether it is a table that holds what it held in the last launch with this memory.
+    pub unchanged: &'a [bool],
 }
 
 impl Program {
@@ -57,33 +91,73 @@ impl Program {
         debug_assert_eq!(alignment.len(), plan.problem.arguments.len() + 1);
         let scratch = plan.arena_bytes.next_multiple_of(256);
         let most = plan.steps.iter().chain(&plan.epilogue).map(|step| step.estimate().workspace_bytes).max();
-        let mut builder = Builder { gpu, modules, library, plan, alignment, scratch, stages: Vec::new() };
+        let mut builder =
+            Builder { gpu, modules, library, plan, alignment, scratch, stages: Vec::new(), kept_bytes: 0, beside: 0 };
         builder.plan()?;
+        let workspace_bytes = scratch + most.unwrap_or(0);
         Ok(Program {
             stages: builder.stages,
             alignment: alignment.to_vec(),
-            workspace_bytes: scratch + most.unwrap_or(0),
+            workspace_bytes,
+            kept_bytes: builder.kept_bytes,
+            workspace_beside_kept: if builder.kept_bytes > 0 { scratch + builder.beside } else { workspace_bytes },
         })
     }
 
-    /// A program of tasks alone. `alignment` has what the addresses of [`Base::Argument`] are multiples of; there is no
-    /// output beside them.
+    /// Whether the inverses come from tables that all are among these arguments.
+    pub fn is_decided_by(&self, unchanged: &[bool]) -> bool {
+        self.stages.iter().all(|stage| match stage {
+            Stage::Launch { once: Some(tables), .. } => tables.iter().all(|&at| unchanged[at]),
+            _ => true,
+        })
+    }
+
+    /// A program of tasks alone. `base` says what a memory's pointers are counted from, `alignment` what the addresses of
+    /// [`Base::Argument`] are multiples of; there is no output beside them.
     pub(crate) fn of_tasks(
         gpu: &Gpu,
         modules: &Modules,
         tasks: &[Task],
-        field: impl Fn(&Value) -> Field,
+        base: impl Fn(Memory) -> Base,
         mut alignment: Vec<usize>,
         workspace_bytes: usize,
     ) -> Result<Self, CudaError> {
-        let stage = |task: &Task| {
-            let &Task { blocks, threads, shared_bytes, .. } = task;
-            let fields = task.values.iter().map(&field).collect();
-            Ok(Stage::Launch { function: modules.function(gpu, task)?, blocks, threads, shared_bytes, fields })
+        let kept = |value: &Value| match *value {
+            Value::Pointer(Memory::Kept, offset) => Some(offset),
+            _ => None,
         };
-        let stages = tasks.iter().map(stage).collect::<Result<_, CudaError>>()?;
+        let start = tasks.iter().flat_map(|task| &task.values).filter_map(kept).min();
+        let from = |memory: Memory| match (memory, start) {
+            (Memory::Kept, Some(start)) => Base::Kept { of: -start, else_at: 0 },
+            (memory, _) => base(memory),
+        };
+        let (mut tables, mut is_once, mut stages) = (Vec::new(), start.is_some(), Vec::new());
+        for task in tasks {
+            let &Task { blocks, threads, shared_bytes, .. } = task;
+            let fields = task.values.iter().map(|value| match *value {
+                Value::Int(value) => Field::Int(value),
+                Value::Pair(low, high) => Field::Int((i64::from(high) << 32) | i64::from(low)),
+                Value::Pointer(memory, offset) => Field::Pointer(from(memory), offset),
+            });
+            let fields: Vec<Field> = fields.collect();
+            // The first that looks at data ends what tables alone decide.
+            is_once &= reads_tables_alone(task);
+            let read = |value: &Value| match *value {
+                Value::Pointer(memory @ (Memory::Table(_) | Memory::Offsets), _) => Some(base(memory)),
+                _ => None,
+            };
+            tables.extend(task.values.iter().filter_map(read).filter_map(|base| match base {
+                Base::Argument(at) => Some(at),
+                _ => None,
+            }));
+            let once = is_once.then(|| tables.clone());
+            let function = modules.function(gpu, task)?;
+            stages.push(Stage::Launch { function, blocks, threads, shared_bytes, fields, once });
+        }
         alignment.push(1);
-        Ok(Program { stages, alignment, workspace_bytes })
+        let beside = start.map_or(workspace_bytes, |start| start as usize);
+        let kept_bytes = workspace_bytes - beside;
+        Ok(Program { stages, alignment, workspace_bytes, kept_bytes, workspace_beside_kept: beside })
     }
 
     /// Number of launches and fills.
@@ -101,12 +175,15 @@ impl Program {
     /// # Safety
     /// The pointers are those of the arguments' and the output's first elements on the GPU of this program, of the
     /// types, shapes and strides of the plan; the output overlaps no argument; the workspace has
-    /// [`Program::workspace_bytes`]. All stay until the stream has passed.
+    /// [`Program::workspace_bytes`], or [`Program::workspace_beside_kept`] with kept memory, which no one else writes and
+    /// which launches before this one in the stream filled if it is said to be unchanged. All stay until the stream has
+    /// passed.
     pub(crate) unsafe fn launch(
         &self,
         arguments: &[DevicePointer],
         out: DevicePointer,
         workspace: DevicePointer,
+        kept: Option<Kept<'_>>,
         status: DevicePointer,
         library: Option<&blas::Library>,
         stream: Stream,
@@ -120,7 +197,15 @@ impl Program {
             Base::Argument(at) => arguments[at],
             Base::Out => out,
             Base::Workspace(offset) => workspace + offset as u64,
+            Base::Kept { of, else_at } => match kept {
+                Some(kept) => kept.pointer.wrapping_add_signed(of),
+                None => workspace.wrapping_add_signed(else_at),
+            },
             Base::Status => status,
+        };
+        let is_there = |once: &Option<Vec<usize>>| match (kept, once) {
+            (Some(kept), Some(tables)) => tables.iter().all(|&at| kept.unchanged[at]),
+            _ => false,
         };
         for stage in &self.stages {
             match stage {
@@ -136,7 +221,8 @@ impl Program {
                     // SAFETY: by the caller; the scratch memory behind the arena was counted.
                     unsafe { prepared.launch(library, addresses, workspace + *offset as u64, stream)? };
                 }
-                Stage::Launch { function, blocks, threads, shared_bytes, fields } => {
+                Stage::Launch { once, .. } if is_there(once) => {}
+                Stage::Launch { function, blocks, threads, shared_bytes, fields, .. } => {
                     let mut values: smallvec::SmallVec<[u64; 64]> = fields
                         .iter()
                         .map(|field| match *field {
@@ -171,6 +257,9 @@ struct Builder<'a> {
     alignment: &'a [usize],
     scratch: usize,
     stages: Vec<Stage>,
+    /// Bytes that the steps so far let a caller keep, and the most scratch memory of a step beside them.
+    kept_bytes: usize,
+    beside: usize,
 }
 
 impl Builder<'_> {
@@ -248,10 +337,36 @@ impl Builder<'_> {
             self.stages.push(stage);
             return Ok(());
         }
-        for task in (kernel.lower)(&lowering) {
-            self.task(&task, left, right, out)?;
+        let tasks = (kernel.lower)(&lowering);
+        let scratch_bytes = step.estimate().workspace_bytes;
+        let kept = self.kept(&tasks, scratch_bytes);
+        self.beside = self.beside.max(kept.map_or(scratch_bytes, |(start, _)| start));
+        let (mut tables, mut is_once) = (Vec::new(), kept.is_some());
+        for task in &tasks {
+            // The first that looks at data ends what tables alone decide.
+            is_once &= reads_tables_alone(task);
+            let read = task.values.iter().filter_map(|value| match *value {
+                Value::Pointer(Memory::Table(table), _) => Some(self.plan.problem.tables[table].argument),
+                _ => None,
+            });
+            tables.extend(read);
+            let once = is_once.then(|| tables.clone());
+            self.task(task, [left, right, out], kept.map(|(_, base)| base), once)?;
         }
         Ok(())
+    }
+
+    /// Where a step's part of the kept memory begins among its offsets, and what its pointers are counted from. Slices
+    /// of a plan would write over each other's.
+    fn kept(&mut self, tasks: &[Task], scratch_bytes: usize) -> Option<(usize, Base)> {
+        let offsets = tasks.iter().flat_map(|task| &task.values).filter_map(|value| match *value {
+            Value::Pointer(Memory::Kept, offset) => Some(offset),
+            _ => None,
+        });
+        let start = offsets.min().filter(|_| self.plan.slices.is_empty())?;
+        let base = Base::Kept { of: self.kept_bytes as i64 - start, else_at: self.scratch as i64 };
+        self.kept_bytes += (scratch_bytes - start as usize).next_multiple_of(256);
+        Some((start as usize, base))
     }
 
     /// The product by the library, unless it has no algorithm for it.
@@ -288,6 +403,7 @@ impl Builder<'_> {
             Base::Argument(argument) => self.alignment[argument],
             Base::Out => self.alignment[self.alignment.len() - 1],
             Base::Workspace(offset) => 1 << offset.trailing_zeros().min(8),
+            Base::Kept { .. } => 256,
             Base::Status => 4,
         }
     }
@@ -301,7 +417,13 @@ impl Builder<'_> {
         }
     }
 
-    fn task(&mut self, task: &Task, left: Base, right: Base, out: Base) -> Result<(), CudaError> {
+    fn task(
+        &mut self,
+        task: &Task,
+        [left, right, out]: [Base; 3],
+        kept: Option<Base>,
+        once: Option<Vec<usize>>,
+    ) -> Result<(), CudaError> {
         let function = self.modules.function(self.gpu, task)?;
         let base = |memory: Memory| match memory {
             Memory::Left => left,
@@ -310,6 +432,7 @@ impl Builder<'_> {
             Memory::Table(table) => Base::Argument(self.plan.problem.tables[table].argument),
             Memory::Status => Base::Status,
             Memory::Scratch => Base::Workspace(self.scratch),
+            Memory::Kept => kept.unwrap_or(Base::Workspace(self.scratch)),
             other => unreachable!("{other:?} is of attention alone"),
         };
         let field = |value: &Value| match *value {
@@ -319,7 +442,7 @@ impl Builder<'_> {
         };
         let fields = task.values.iter().map(field).collect();
         let &Task { blocks, threads, shared_bytes, .. } = task;
-        self.stages.push(Stage::Launch { function, blocks, threads, shared_bytes, fields });
+        self.stages.push(Stage::Launch { function, blocks, threads, shared_bytes, fields, once });
         Ok(())
     }
 
@@ -348,7 +471,7 @@ impl Builder<'_> {
             return Ok(());
         }
         let task = ops::nest::fill(&spread(shape, strides), output.dtype);
-        self.task(&task, Base::Out, Base::Out, Base::Out)
+        self.task(&task, [Base::Out; 3], None, None)
     }
 
     /// `sum += part`, element by element.
@@ -356,8 +479,17 @@ impl Builder<'_> {
         let (from, to) = (&self.plan.temps[part], &self.plan.temps[sum]);
         let task = ops::nest::add(from.len, from.dtype);
         let base = |temp: &einfall_plan::Temp| Base::Workspace(temp.offset_bytes);
-        self.task(&task, base(from), base(to), base(to))
+        self.task(&task, [base(from), base(to), base(to)], None, None)
     }
+}
+
+/// Whether a task reads and writes nothing but tables and scratch memory.
+fn reads_tables_alone(task: &Task) -> bool {
+    let data = |value: &Value| {
+        use Memory::{GradOut, Gradient, Left, LogSum, Operand, Out, Right};
+        matches!(value, Value::Pointer(Left | Right | Out | Operand(_) | LogSum | GradOut | Gradient(_), _))
+    };
+    !task.values.iter().any(data)
 }
 
 /// A contraction that visits every element of a layout once.

@@ -51,6 +51,9 @@ pub enum Memory {
     Status,
     /// Scratch memory of the step.
     Scratch,
+    /// The part of the scratch memory, behind all other, whose contents depend on tables alone: the same offsets, but
+    /// where a caller keeps it from one launch to the next it lies elsewhere, and tasks that only fill it are left out.
+    Kept,
     /// Of an attention: query, key, value or bias.
     Operand(usize),
     /// Of an attention: the offsets of lists of different lengths.

@@ -20,6 +20,7 @@ pub use num_complex;
 
 mod dtype;
 mod layout;
+pub mod memory;
 #[cfg(feature = "ndarray")]
 mod ndarray;
 mod tensor;

@@ -1,14 +1,10 @@
 //! A tensor that owns its memory: what a contraction returns.
 
-use std::alloc::{Layout as Allocation, alloc, dealloc};
 use std::fmt;
 use std::marker::PhantomData;
 use std::ptr::NonNull;
 
-use crate::{DType, Dims, Element, Layout, TensorError, View, ViewMut, element_count};
-
-/// Alignment of owned memory in bytes: a cache line, and the widest vector register.
-const ALIGNMENT: usize = 64;
+use crate::{DType, Dims, Element, Layout, TensorError, View, ViewMut, element_count, memory};
 
 /// A row-major tensor of one [`DType`], aligned to 64 bytes.
 pub struct Tensor {
@@ -54,10 +50,7 @@ impl Tensor {
         let memory = if bytes == 0 {
             NonNull::<Aligned>::dangling().cast()
         } else {
-            let allocation = Allocation::from_size_align(bytes, ALIGNMENT).map_err(|_| too_large())?;
-            // SAFETY: the allocation has a size above zero.
-            let memory = NonNull::new(unsafe { alloc(allocation) }).ok_or(TensorError::OutOfMemory { bytes })?;
-            prefer_large_pages(memory, bytes);
+            let memory = memory::take(bytes).ok_or(TensorError::OutOfMemory { bytes })?;
             if zeroed {
                 // SAFETY: just allocated.
                 unsafe { memory.as_ptr().write_bytes(0, bytes) };
@@ -153,25 +146,6 @@ impl Tensor {
     }
 }
 
-/// Bytes from which on a page fault for every 4 KiB would cost as much as writing the memory.
-const LARGE: usize = 8 << 20;
-
-/// Asks the system for large pages, where it has them: a wish, which it may ignore.
-fn prefer_large_pages(memory: NonNull<u8>, bytes: usize) {
-    #[cfg(target_os = "linux")]
-    if bytes >= LARGE {
-        const PAGE: usize = 1 << 12;
-        let skipped = memory.as_ptr().align_offset(PAGE);
-        // SAFETY: whole pages inside an allocation of this process; the advice changes none of their bytes.
-        unsafe {
-            let start = memory.as_ptr().add(skipped);
-            libc::madvise(start.cast(), (bytes - skipped) / PAGE * PAGE, libc::MADV_HUGEPAGE);
-        }
-    }
-    #[cfg(not(target_os = "linux"))]
-    let _ = (memory, bytes, LARGE);
-}
-
 /// Gives an empty tensor an aligned address.
 #[repr(align(64))]
 struct Aligned;
@@ -179,9 +153,8 @@ struct Aligned;
 impl Drop for Tensor {
     fn drop(&mut self) {
         if self.allocated_bytes > 0 {
-            let allocation = Allocation::from_size_align(self.allocated_bytes, ALIGNMENT).expect("as allocated");
-            // SAFETY: `owned`: allocated with this same layout, and freed once.
-            unsafe { dealloc(self.memory.as_ptr(), allocation) };
+            // SAFETY: `owned`: taken for as many bytes, and given back once.
+            unsafe { memory::give(self.memory, self.allocated_bytes) };
         }
     }
 }
@@ -195,6 +168,7 @@ impl fmt::Debug for Tensor {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::memory::ALIGNMENT;
 
     #[test]
     fn owns_aligned_memory_of_the_right_size() {

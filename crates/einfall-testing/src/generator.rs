@@ -25,6 +25,7 @@ use crate::case::{ArgumentSpec, Case, Fill};
 use crate::oracle::Bounds;
 use crate::random::{Choices, Random};
 use draft::{Draft, Role};
+pub(crate) use layout::arrange;
 pub use malformed::malformed_case;
 
 /// Most values that all labels of a case have together.
@@ -70,7 +71,7 @@ fn generate(choices: &mut Choices) -> Case {
     for (argument, fill) in arguments.iter().zip(fills) {
         let shape: Vec<usize> = argument.dims.iter().map(|dim| dim.len()).collect();
         let spec = ArgumentSpec::contiguous(argument.dtype, &shape, fill);
-        specs.push(layout::arrange(choices, spec));
+        specs.push(arrange(choices, spec));
     }
     let equation = Equation::from_parts(std::mem::take(operands), output).expect("drafts are well formed");
     Case {

@@ -4,6 +4,7 @@
 //! crate. This crate is not published, and it knows the notation and the element types but nothing of the engine.
 #![forbid(unsafe_code)]
 
+pub mod attention;
 pub mod case;
 pub mod features;
 mod fill;

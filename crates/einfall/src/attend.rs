@@ -6,7 +6,7 @@ use einfall_equation::Equation;
 use einfall_plan::{
     Argument, AttentionOptions, AttentionPlan, BindOptions, Bounds, Device, Pass, RaggedOptions, Saved, bind,
 };
-use einfall_tensor::{Tensor, View};
+use einfall_tensor::{Tensor, View, ViewMut};
 
 use crate::call::describe;
 use crate::error::with_meant;
@@ -38,18 +38,18 @@ use crate::{Error, default_device};
 /// ```
 #[derive(Clone)]
 pub struct Attend<'a> {
-    equation: &'a str,
+    equation: String,
     bind: BindOptions,
     options: AttentionOptions,
-    offsets: Option<&'a str>,
+    offsets: Option<String>,
     device: Option<&'a dyn Device>,
 }
 
 impl<'a> Attend<'a> {
     /// An attention with the defaults: scaled by one over the root of the depth, bad positions left out, no mask.
-    pub fn new(equation: &'a str) -> Self {
+    pub fn new(equation: &str) -> Self {
         let bind = BindOptions { bounds: Bounds::Skip, ..BindOptions::default() };
-        Attend { equation, bind, options: AttentionOptions::default(), offsets: None, device: None }
+        Attend { equation: equation.into(), bind, options: AttentionOptions::default(), offsets: None, device: None }
     }
 
     /// Gives a length that no operand gives: that of a window's label.
@@ -84,8 +84,8 @@ impl<'a> Attend<'a> {
     /// these labels, `"q"` or `"bhq"`: list `q` has the entries from `offsets[q]` to `offsets[q + 1]`, so the last axis has
     /// one more than its label.
     #[must_use]
-    pub fn offsets(mut self, labels: &'a str) -> Self {
-        self.offsets = Some(labels);
+    pub fn offsets(mut self, labels: &str) -> Self {
+        self.offsets = Some(labels.into());
         self
     }
 
@@ -137,9 +137,9 @@ impl<'a> Attend<'a> {
             Some(device) => device,
             None => default_device()?,
         };
-        let equation = Equation::parse(self.equation)?;
+        let equation = Equation::parse(&self.equation)?;
         let mut options = AttentionOptions { pass, wanted, ..self.options.clone() };
-        let offsets = self.offsets.and_then(|labels| Some((labels, arguments.pop()?)));
+        let offsets = self.offsets.as_ref().and_then(|labels| Some((labels, arguments.pop()?)));
         let given = arguments.len();
         let sources = sources(&equation, given);
         let all: Vec<Argument> = sources.iter().map(|&at| arguments[at].clone()).collect();
@@ -147,7 +147,9 @@ impl<'a> Attend<'a> {
             let labels = labels.chars().filter(|c| !c.is_whitespace()).map(String::from).collect();
             options.ragged = Some(RaggedOptions { number: all.len(), argument, labels });
         }
-        let problem = bind(&equation, &all, &self.bind).map_err(|error| with_meant(error, &equation))?;
+        // A bias of a wider type does not make the output wider.
+        let bound = BindOptions { dtype: all.first().map(|query| query.dtype).filter(|dtype| dtype.is_float()), ..self.bind.clone() };
+        let problem = bind(&equation, &all, &bound).map_err(|error| with_meant(error, &equation))?;
         let plan = AttentionPlan::new(problem, device.machine(), device.attention_kernels(), &options)?;
         Ok(PreparedAttention { plan, sources, given, device })
     }
@@ -222,7 +224,7 @@ impl PreparedAttention<'_> {
     ///
     /// # Errors
     /// There are more or fewer, or keys and values are looked up through different tables.
-    fn arguments<'v>(&self, given: &[View<'v>]) -> Result<Vec<View<'v>>, Error> {
+    pub fn arguments<'v>(&self, given: &[View<'v>]) -> Result<Vec<View<'v>>, Error> {
         let ragged = usize::from(self.plan.attention.ragged.is_some());
         if given.len() != self.given + ragged {
             let expected = self.given + ragged;
@@ -260,8 +262,47 @@ impl PreparedAttention<'_> {
         Ok((out, lse.expect("it was asked for")))
     }
 
-    fn forward(&self, arguments: &[View<'_>], wants_lse: bool) -> Result<(Tensor, Option<Tensor>), Error> {
+    /// Writes the output, and its log-sum-exp where that is wanted, into row-major arrays. On an error, parts of them may
+    /// have been written.
+    ///
+    /// # Errors
+    /// As [`PreparedAttention::run`].
+    pub fn run_into(
+        &self,
+        arguments: &[View<'_>],
+        out: &mut ViewMut<'_>,
+        lse: Option<&mut ViewMut<'_>>,
+    ) -> Result<(), Error> {
         let arguments = self.arguments(arguments)?;
+        // SAFETY: `planned`: nobody changed the plan since this device's kernels made their offers for it.
+        #[allow(unsafe_code)]
+        unsafe {
+            self.device.attend(&self.plan, &arguments, out, lse)?;
+        }
+        Ok(())
+    }
+
+    /// Writes the gradients that were planned for into row-major arrays of their operands' shapes. On an error, parts of
+    /// them may have been written.
+    ///
+    /// # Errors
+    /// As [`PreparedAttention::run`].
+    pub fn gradients_into(
+        &self,
+        arguments: &[View<'_>],
+        saved: &Saved<'_>,
+        gradients: &mut [Option<ViewMut<'_>>; 4],
+    ) -> Result<(), Error> {
+        let arguments = self.arguments(arguments)?;
+        // SAFETY: `planned`, as in `run_into`.
+        #[allow(unsafe_code)]
+        unsafe {
+            self.device.attend_backward(&self.plan, &arguments, saved, gradients)?;
+        }
+        Ok(())
+    }
+
+    fn forward(&self, arguments: &[View<'_>], wants_lse: bool) -> Result<(Tensor, Option<Tensor>), Error> {
         let output = &self.plan.problem.output;
         // SAFETY: a device writes every element of both or fails, and then they are dropped unread.
         #[allow(unsafe_code)]
@@ -269,12 +310,9 @@ impl PreparedAttention<'_> {
             let lse = wants_lse.then(|| Tensor::uninit(self.plan.attention.accumulator, &self.plan.lse.shape));
             (Tensor::uninit(output.dtype, &output.layout.shape)?, lse.transpose()?)
         };
-        // SAFETY: `planned`: nobody changed the plan since this device's kernels made their offers for it.
-        #[allow(unsafe_code)]
-        unsafe {
-            let mut lse = lse.as_mut().map(Tensor::view_mut);
-            self.device.attend(&self.plan, &arguments, &mut out.view_mut(), lse.as_mut())?;
-        }
+        let mut written = lse.as_mut().map(Tensor::view_mut);
+        self.run_into(arguments, &mut out.view_mut(), written.as_mut())?;
+        drop(written);
         Ok((out, lse))
     }
 
@@ -283,7 +321,6 @@ impl PreparedAttention<'_> {
     /// # Errors
     /// As [`PreparedAttention::run`].
     pub fn gradients(&self, arguments: &[View<'_>], saved: &Saved<'_>) -> Result<[Option<Tensor>; 4], Error> {
-        let arguments = self.arguments(arguments)?;
         let wanted = &self.plan.attention.gradients;
         let wanted = [&wanted.query, &wanted.key, &wanted.value, &wanted.bias].map(Option::is_some);
         let mut tensors: [Option<Tensor>; 4] = [None, None, None, None];
@@ -295,11 +332,7 @@ impl PreparedAttention<'_> {
             *tensor = Some(gradient);
         }
         let mut views = tensors.each_mut().map(|tensor| tensor.as_mut().map(Tensor::view_mut));
-        // SAFETY: `planned`, as in `forward`.
-        #[allow(unsafe_code)]
-        unsafe {
-            self.device.attend_backward(&self.plan, &arguments, saved, &mut views)?;
-        }
+        self.gradients_into(arguments, saved, &mut views)?;
         drop(views);
         Ok(tensors)
     }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::OnceLock;
 
 use einfall_cpu::device::CpuDevice;
+use einfall_cuda::{CudaDevice, CudaError};
 use einfall_plan::{Device, Machine};
 
 use crate::Error;
@@ -27,6 +28,18 @@ pub fn default_device() -> Result<&'static CpuDevice, Error> {
 /// As [`default_device`].
 pub fn fresh_device() -> Result<CpuDevice, Error> {
     let device = CpuDevice::new(thread_count()?)?;
+    Ok(match saved_machine(device.machine()) {
+        Some(machine) => device.with_machine(machine),
+        None => device,
+    })
+}
+
+/// An NVIDIA GPU by its number, with the rates that `einfall machine --device cuda` measured on it if they are there.
+///
+/// # Errors
+/// [`CudaError`]: no driver, no such GPU.
+pub fn gpu(ordinal: usize) -> Result<CudaDevice, CudaError> {
+    let device = CudaDevice::new(ordinal)?;
     Ok(match saved_machine(device.machine()) {
         Some(machine) => device.with_machine(machine),
         None => device,

@@ -33,12 +33,12 @@ mod error;
 
 pub use attend::{Attend, PreparedAttention, attention};
 pub use call::{Einsum, Prepared, einsum, einsum_into};
-pub use device::{default_device, fresh_device, machine_cache_path, saved_machine};
+pub use device::{default_device, fresh_device, gpu, machine_cache_path, saved_machine};
 pub use einfall_cpu::device::{CpuDevice, CpuDeviceError};
 pub use einfall_cpu::isa::Isa;
 pub use einfall_cpu::measure::{Quantity, measure_machine};
 pub use einfall_cuda::compile::look_in as look_for_nvrtc;
-pub use einfall_cuda::{AbsentGpu, CudaDevice, CudaError, Program, example_machine as example_gpu};
+pub use einfall_cuda::{AbsentGpu, AttentionPointers, AttentionProgram, CudaDevice, CudaError, Kept, Program, example_machine as example_gpu};
 pub use einfall_equation::{
     Axis, Diagnostic, Equation, GradientError, Label, ParseError, ParseErrorKind, Place, Span, gradient,
 };
@@ -47,7 +47,9 @@ pub use einfall_plan::{
     Contraction, Cost, Device, Estimate, Flops, KernelSpec, LabelId, Machine, Order, Pass, Plan, PlanError, Problem,
     RunError, Saved, Seconds, Slot, Step, Term, Way,
 };
-pub use einfall_tensor::{Bool8, DType, Element, Layout, Tensor, TensorError, View, ViewMut, half, num_complex};
+pub use einfall_tensor::{
+    Bool8, DType, Element, Layout, Tensor, TensorError, View, ViewMut, half, memory, num_complex,
+};
 pub use error::Error;
 
 /// Compiles and runs the examples of the README.

@@ -1,6 +1,7 @@
 //! Attention against itself written out, and its gradients against differences.
 
-use einfall::{Attend, Bounds, Saved, View, attention};
+use einfall::half::{bf16, f16};
+use einfall::{Attend, Bounds, CpuDevice, Element, Isa, Saved, View, attention};
 
 /// Numbers in −1..1 that look random.
 fn numbers(count: usize, seed: u64) -> Vec<f64> {
@@ -207,4 +208,195 @@ fn what_is_no_attention_is_refused() {
     assert!(error.contains("different tables"), "{error}");
     let twice = Attend::new(EQUATION).run(&[query, key, table.clone(), value.clone(), table]);
     assert!(twice.is_ok());
+}
+
+/// A call that kernels are compared on: sizes of b, h, q, n, k, d, e, and what is special about it.
+#[derive(Clone, Copy, Debug)]
+struct Case {
+    sizes: [usize; 7],
+    equation: &'static str,
+    /// Shapes of query, key, table, value and bias, as labels.
+    shapes: [&'static str; 5],
+    causal: bool,
+}
+
+const CASES: [Case; 13] = [
+    Case {
+        sizes: [2, 3, 5, 7, 4, 6, 3],
+        equation: EQUATION,
+        shapes: ["bhqd", "bhnd", "bhqk", "bhne", ""],
+        causal: false,
+    },
+    Case {
+        sizes: [2, 2, 33, 40, 17, 32, 32],
+        equation: EQUATION,
+        shapes: ["bhqd", "bhnd", "bhqk", "bhne", ""],
+        causal: true,
+    },
+    Case {
+        sizes: [2, 3, 9, 11, 5, 20, 7],
+        equation: "bhqd,bh[bqk]d,bh[bqk]e->bhqe",
+        shapes: ["bhqd", "bhnd", "bqk", "bhne", ""],
+        causal: false,
+    },
+    Case {
+        sizes: [2, 3, 9, 11, 5, 20, 7],
+        equation: "bhqd,b[bqk]d,b[bqk]e->bhqe",
+        shapes: ["bhqd", "bnd", "bqk", "bne", ""],
+        causal: false,
+    },
+    Case {
+        sizes: [1, 2, 12, 30, 1300, 8, 5],
+        equation: "bhqd,bh[qk]d,bh[qk]e->bhqe",
+        shapes: ["bhqd", "bhnd", "qk", "bhne", ""],
+        causal: false,
+    },
+    Case {
+        sizes: [2, 2, 13, 13, 6, 8, 8],
+        equation: "bhqd,bh[bhqk]d,bh[bhqk]e,bhqk->bhqe",
+        shapes: ["bhqd", "bhnd", "bhqk", "bhne", "bhqk"],
+        causal: true,
+    },
+    Case {
+        sizes: [2, 2, 13, 13, 6, 8, 8],
+        equation: "bhqd,bh[q+2k-4]d,bh[q+2k-4]e->bhqe",
+        shapes: ["bhqd", "bhnd", "", "bhne", ""],
+        causal: true,
+    },
+    Case {
+        sizes: [2, 2, 13, 19, 19, 8, 9],
+        equation: "bhqd,bhkd,bhke->bhqe",
+        shapes: ["bhqd", "bhkd", "", "bhke", ""],
+        causal: true,
+    },
+    Case {
+        sizes: [2, 2, 5, 1500, 1500, 8, 9],
+        equation: "bhqd,bhkd,bhke,hqk->bhqe",
+        shapes: ["bhqd", "bhkd", "", "bhke", "hqk"],
+        causal: false,
+    },
+    Case {
+        // Out in another order, keys with their depth outermost of all but the last axis.
+        sizes: [3, 2, 7, 9, 5, 16, 4],
+        equation: "qbhd,nhbd,nhbe->qhbe",
+        shapes: ["qbhd", "nhbd", "", "nhbe", ""],
+        causal: false,
+    },
+    Case {
+        sizes: [2, 2, 0, 7, 4, 6, 3],
+        equation: EQUATION,
+        shapes: ["bhqd", "bhnd", "bhqk", "bhne", ""],
+        causal: false,
+    },
+    Case {
+        sizes: [2, 2, 3, 0, 4, 6, 3],
+        equation: EQUATION,
+        shapes: ["bhqd", "bhnd", "bhqk", "bhne", ""],
+        causal: false,
+    },
+    Case {
+        sizes: [2, 2, 3, 4, 0, 6, 3],
+        equation: EQUATION,
+        shapes: ["bhqd", "bhnd", "bhqk", "bhne", ""],
+        causal: false,
+    },
+];
+
+impl Case {
+    fn shape(&self, labels: &str) -> Vec<usize> {
+        let of = |label| self.sizes["bhqnkde".find(label).unwrap()];
+        labels.chars().map(of).collect()
+    }
+
+    fn numbers<T: Element>(&self, operand: usize, of: impl Fn(f64) -> T) -> Vec<T> {
+        let count = self.shape(self.shapes[operand]).iter().product();
+        numbers(count, operand as u64 + 7).into_iter().map(of).collect()
+    }
+
+    /// Output, log-sum-exp and gradients, as f64.
+    fn run<T: Element>(&self, kernel: &str, device: &CpuDevice, of: impl Fn(f64) -> T + Copy) -> Vec<Vec<f64>> {
+        let wide = |tensor: &einfall::Tensor| {
+            let copy = einfall::Einsum::new("...->...").dtype(einfall::DType::F64).run(&[tensor.view()]).unwrap();
+            copy.as_slice::<f64>().unwrap().to_vec()
+        };
+        let data: Vec<Vec<T>> = (0..5).map(|at| if at == 2 { Vec::new() } else { self.numbers(at, of) }).collect();
+        let (keys, count) = (self.sizes[3] as i64, self.shape(self.shapes[2]).iter().product::<usize>());
+        // Bad values on both sides, a list without any good one, and rows that many look at.
+        let entry = |at: usize| match at % 11 {
+            3 => -1,
+            7 => keys,
+            _ if self.sizes[4] > 0 && (at / self.sizes[4]).is_multiple_of(9) => -5,
+            _ => ((at * at + at / 3) as i64 % (keys + 1)).min(keys - 1),
+        };
+        let table: Vec<i32> = (0..count).map(|at| entry(at) as i32).collect();
+        let mut arguments = Vec::new();
+        for (at, shape) in self.shapes.iter().enumerate() {
+            let shape = self.shape(shape);
+            match at {
+                2 if !self.shapes[2].is_empty() => arguments.push(View::from_slice(&table, &shape).unwrap()),
+                2 => {}
+                4 if self.shapes[4].is_empty() => {}
+                _ => arguments.push(View::from_slice(&data[at], &shape).unwrap()),
+            }
+        }
+        let mut call = Attend::new(self.equation).causal(self.causal).kernel(kernel).device(device);
+        if self.equation.contains('+') {
+            call = call.size("k", self.sizes[4]);
+        }
+        let prepared = call.plan(&arguments).unwrap();
+        // Arrays without elements have no strides to go by.
+        assert!(prepared.plan().kernel() == kernel || self.sizes.contains(&0), "{prepared}");
+        let (out, lse) = prepared.run_with_lse(&arguments).unwrap();
+        let slopes: Vec<T> = numbers(out.shape().iter().product(), 99).into_iter().map(of).collect();
+        let grad_out = View::from_slice(&slopes, out.shape()).unwrap();
+        let saved = Saved { out: out.view(), lse: lse.view(), grad_out };
+        let mut wanted = [true, true, true, !self.shapes[4].is_empty()];
+        // A bias that batches share has a sum for its gradient, which only the loops as written have.
+        wanted[3] &= self.shapes[4].len() == 4;
+        let described =
+            arguments.iter().map(|view| einfall::Argument { dtype: view.dtype(), layout: view.layout().clone() });
+        let backward = call.plan_gradients(described.collect(), wanted).unwrap();
+        let usable = backward.plan().kernel() == kernel;
+        assert!(usable || self.equation.starts_with("qbhd") || self.sizes.contains(&0), "{backward}");
+        let gradients = backward.gradients(&arguments, &saved).unwrap();
+        let mut all = vec![wide(&out), wide(&lse)];
+        all.extend(gradients.iter().flatten().map(wide));
+        all
+    }
+}
+
+fn agree(case: &Case, found: &[Vec<f64>], expected: &[Vec<f64>], tolerance: f64) {
+    assert_eq!(found.len(), expected.len());
+    for (part, (found, expected)) in found.iter().zip(expected).enumerate() {
+        assert_eq!(found.len(), expected.len());
+        for (at, (&found, &expected)) in found.iter().zip(expected).enumerate() {
+            let close = (found - expected).abs() <= tolerance * (1.0 + expected.abs());
+            assert!(close || found == expected, "{case:?}: part {part} at {at}: {found}, not {expected}");
+        }
+    }
+}
+
+#[test]
+fn gathered_rows_give_what_loops_give() {
+    for isa in Isa::available() {
+        let device = CpuDevice::with_isa(2, isa).unwrap();
+        for case in &CASES {
+            agree(case, &case.run("gather", &device, |x| x), &case.run("nest", &device, |x| x), 1e-12);
+            agree(case, &case.run("gather", &device, |x| x as f32), &case.run("nest", &device, |x| x as f32), 3e-5);
+            let expected = case.run("nest", &device, bf16::from_f64);
+            agree(case, &case.run("gather", &device, bf16::from_f64), &expected, 3e-2);
+            agree(case, &case.run("gather", &device, f16::from_f64), &case.run("nest", &device, f16::from_f64), 4e-3);
+        }
+    }
+}
+
+#[test]
+fn results_have_the_same_bits_for_any_number_of_threads() {
+    let [one, three] = [1, 3].map(|count| CpuDevice::new(count).unwrap());
+    for case in &CASES {
+        let expected = case.run("gather", &one, |x| x as f32);
+        for _ in 0..5 {
+            assert_eq!(case.run("gather", &three, |x| x as f32), expected, "{case:?}");
+        }
+    }
 }

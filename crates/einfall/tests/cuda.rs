@@ -25,6 +25,10 @@ const MORE: &[Way] = &[
     Way { kernel: "transpose", equation: "abc->cab", arguments: &[(&[70, 3, 130], None)], sizes: &[] },
     Way { kernel: "gemm", equation: "i,ij->j", arguments: &[(&[130], None), (&[130, 70], None)], sizes: &[] },
     Way { kernel: "gemm", equation: "bij,bj->bi", arguments: &[(&[3, 130, 70], None), (&[3, 70], None)], sizes: &[] },
+    Way { kernel: "map", equation: "ij,ij->ij", arguments: &[(&[37, 61], None), (&[37, 61], None)], sizes: &[] },
+    Way { kernel: "map", equation: "bi,bj->bij", arguments: &[(&[5, 33], None), (&[5, 72], None)], sizes: &[] },
+    Way { kernel: "map", equation: "ij,j->ij", arguments: &[(&[37, 64], None), (&[64], None)], sizes: &[] },
+    Way { kernel: "map", equation: "abc->bac", arguments: &[(&[7, 5, 48], None)], sizes: &[] },
     Way { kernel: "transpose", equation: "ab->ba", arguments: &[(&[64, 201], None)], sizes: &[] },
     Way {
         kernel: "dots",
@@ -109,8 +113,9 @@ fn every_kernel_compiles_for_every_architecture() {
     kinds.dedup();
     let inverted = ["keys", "count", "scan", "scatter", "begins", "places"].map(|what| format!("invert_{what}"));
     let segments = ["segments", "segment_parts", "segment_joins"].map(String::from);
-    let others = ["axpys", "dots", "dots_resident", "group", "nest", "reduce", "reduce_join", "tile", "transpose"]
-        .map(String::from);
+    let others =
+        ["axpys", "dots", "dots_resident", "group", "map", "nest", "reduce", "reduce_join", "tile", "transpose"]
+            .map(String::from);
     for kernel in inverted.iter().chain(&segments).chain(&others) {
         let kernel = kernel.as_str();
         assert!(kinds.contains(&kernel), "no {kernel} among {kinds:?}");

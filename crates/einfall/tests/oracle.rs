@@ -4,10 +4,11 @@
 mod common;
 
 use common::{Target, call, check_call, check_case, compare_elements, devices};
-use einfall::{CpuDevice, Isa, Order, View};
+use einfall::{CpuDevice, DType, Device, Isa, Machine, Order, View};
 use einfall_cpu::ops::KERNELS;
-use einfall_testing::case::{Buffer, Case};
+use einfall_testing::case::{ArgumentSpec, Buffer, Case, Fill};
 use einfall_testing::generator::random_case;
+use einfall_testing::oracle::Bounds;
 use einfall_testing::suite;
 
 /// Random cases per test; `EINFALL_CASES` asks for more.
@@ -68,6 +69,59 @@ fn slicing_to_a_memory_limit_matches_the_oracle() {
         check_call(&case, limited).err().map(|why| format!("seed {seed}: {why}"))
     }));
     assert!(sliced as u64 > case_count() / 200, "only {sliced} cases were sliced");
+}
+
+/// With caches of a few bytes everything is large: blocks of several steps, results past the caches, fetches ahead.
+#[test]
+fn problems_larger_than_all_caches_match_the_oracle() {
+    let small = |threads, isa| {
+        let device = CpuDevice::with_isa(threads, isa).unwrap();
+        let machine = Machine { l1_bytes: 64, l2_bytes: 192, l3_bytes: 256, ..device.machine().clone() };
+        device.with_machine(machine)
+    };
+    let devices: Vec<CpuDevice> =
+        Isa::available().into_iter().flat_map(|isa| [1, 2, 7].map(|threads| small(threads, isa))).collect();
+    report((0..case_count()).filter_map(|seed| {
+        let device = &devices[seed as usize % devices.len()];
+        check_case(&random_case(7_000_000 + seed), device).err().map(|why| format!("seed {seed}: {why}"))
+    }));
+    // Several steps over a label of the output: it is cut, and its last block is shorter.
+    let cuts = [
+        ("bi,bi,bi->b", &[&[131, 7][..], &[131, 7], &[131, 7]][..]),
+        ("bi,bi,i,b->bi", &[&[67, 5], &[67, 5], &[5], &[67]]),
+        ("ijb,bij,b->jb", &[&[3, 5, 101], &[101, 3, 5], &[101]]),
+        ("b,bi,bij,bj->b", &[&[37], &[37, 5], &[37, 5, 3], &[37, 3]]),
+    ];
+    for (equation, shapes) in cuts {
+        let argument = |shape: &&[usize]| ArgumentSpec {
+            dtype: DType::F32,
+            shape: shape.to_vec(),
+            strides: None,
+            offset: 0,
+            misaligned: 0,
+            fill: Fill::Integers(3),
+            storage_len: None,
+        };
+        let case = Case {
+            equation: equation.into(),
+            arguments: shapes.iter().map(argument).collect(),
+            sizes: Default::default(),
+            bounds: Bounds::Error,
+            out: None,
+            seed: 5,
+            source: String::new(),
+        };
+        let buffers = case.materialise().unwrap();
+        let views: Vec<View<'_>> = buffers.iter().map(Buffer::view).collect();
+        let bits: Vec<Vec<u8>> = devices
+            .iter()
+            .map(|device| {
+                check_case(&case, device).unwrap();
+                call(&case, device).run(&views).unwrap().as_bytes().to_vec()
+            })
+            .collect();
+        assert!(bits.iter().all(|other| *other == bits[0]), "{equation}");
+    }
 }
 
 #[test]

@@ -21,8 +21,11 @@ from typing import NamedTuple as _NamedTuple
 from typing import Sequence as _Sequence
 
 from einfall import _einfall, _hooks
+from einfall._attention import attend, attention, explain_attention
 from einfall._einfall import Plan, TableError, cache_clear, einsum, gradient, machine, plan
 from einfall._report import BenchReport, Report
+from einfall._table import Table
+from einfall._topk import topk_keys
 
 __version__ = _einfall.__version__
 
@@ -31,17 +34,24 @@ __all__ = [
     "CacheInfo",
     "Plan",
     "Report",
+    "Table",
     "TableError",
+    "attend",
+    "attention",
+    "bench_dense",
     "bench_keys",
+    "bench_lookups",
     "cache_clear",
     "cache_info",
     "contract_path",
     "einsum",
     "explain",
+    "explain_attention",
     "gradient",
     "machine",
     "plan",
     "tensordot",
+    "topk_keys",
     "transpose",
 ]
 
@@ -133,6 +143,63 @@ def bench_keys(
     document, text, lines, pictures = _einfall._bench_keys(words)
     table: list[list[_Any]] = [list(_einfall._BENCH_HEADER)]
     table += [[op, case, k, *cells] for op, case, k, cells in lines]
+    return BenchReport(text, _json.loads(document), table, pictures)
+
+
+def bench_dense(only: str | _Sequence[str] = (), **options: _Any) -> BenchReport:
+    """Times einsums of dense arrays, case by case, as ``einfall bench dense`` does, and writes no files.
+
+    * ``only``: names of cases or sections; all of them where none is given.
+    * ``dtype``: element types to run cases of f32 and bf16 in; each its own where none is given.
+    * ``table_dtype``, ``device``, ``threads``, ``repeats``, ``budget``, ``peers``, ``seed``, ``quick``: as for
+      ``bench_keys``. ``no_compile``: leaves out peers that compile, which take long.
+
+    Raises ``ValueError`` for what makes no sense, ``RuntimeError`` where a result of einfall is wrong.
+
+    >>> report = einfall.bench_dense(["matmul", "trace"], quick=True)
+    >>> [(row["name"], row["engine"], row["ok"]) for row in report.rows]
+    [('matmul', 'einfall', True), ('trace', 'einfall', True)]
+    """
+    return _bench_suite("dense", only, **options)
+
+
+def bench_lookups(only: str | _Sequence[str] = (), **options: _Any) -> BenchReport:
+    """Times contractions whose keys are looked up, as ``einfall bench lookups`` does, and writes no files.
+
+    Options are those of ``bench_dense``.
+
+    >>> report = einfall.bench_lookups("moe", quick=True)
+    >>> [(row["name"], row["equation"], row["ok"]) for row in report.rows]
+    [('moe', 'td,[t]df->tf', True)]
+    """
+    return _bench_suite("lookups", only, **options)
+
+
+def _bench_suite(
+    suite: str,
+    only: str | _Sequence[str],
+    *,
+    dtype: str | _Sequence[str] = (),
+    table_dtype: str = "i64",
+    device: str = "cpu",
+    threads: int | None = None,
+    repeats: int | None = None,
+    budget: float | None = None,
+    peers: bool = False,
+    no_compile: bool = False,
+    seed: int = 1,
+    quick: bool = False,
+) -> BenchReport:
+    words = [f"--table-dtype={table_dtype}", f"--device={device}", f"--seed={seed}"]
+    for name, given in (("only", only), ("dtype", dtype)):
+        words += [f"--{name}={one}" for one in ([given] if isinstance(given, str) else given)]
+    limits = {"threads": threads, "repeats": repeats, "budget": budget}
+    words += [f"--{name}={value}" for name, value in limits.items() if value is not None]
+    flags = (("--peers", peers), ("--no-compile", no_compile), ("--quick", quick), ("--json", True))
+    words += [word for word, wanted in flags if wanted]
+    document, text, lines, pictures = _einfall._bench_suite(suite, words)
+    table: list[list[_Any]] = [["case", *_einfall._BENCH_HEADER[3:]]]
+    table += [[case, *cells] for case, cells in lines]
     return BenchReport(text, _json.loads(document), table, pictures)
 
 

@@ -73,9 +73,20 @@ def _cache_info() -> tuple[int, int, int, int]: ...
 def _forget_device() -> None: ...
 _BENCH_HEADER: list[str]
 
+def _bench_suite(
+    suite: str, arguments: Sequence[str]
+) -> tuple[str, str, list[tuple[str, list[str]]], list[str]]: ...
 def _bench_keys(arguments: Sequence[str]) -> tuple[str, str, list[tuple[str, str, int, list[str]]], list[str]]: ...
 def _main(arguments: Sequence[str]) -> int: ...
 def _terms(equation: str) -> tuple[tuple[tuple[Any, ...], ...], tuple[Any, ...], bool]: ...
+@final
+class _Kept:
+    def __init__(self) -> None: ...
+    def __len__(self) -> int: ...
+
+def _register_table(table: type) -> None: ...
+def _xla_target(platform: str) -> Any: ...
+def _check_gpu(ordinal: int) -> None: ...
 def _torch_kernel(
     equation: str,
     operands: list[Any],
@@ -86,3 +97,44 @@ def _torch_kernel(
     dtype: Any,
     shape: Sequence[int] | None,
 ) -> Any: ...
+def _attend(
+    equation: str,
+    operands: Sequence[Any],
+    sizes: Mapping[str, int],
+    scale: float | None,
+    bounds: str,
+    causal: bool,
+    return_lse: bool,
+) -> tuple[Any, Any]: ...
+def _torch_attend(
+    equation: str, operands: list[Any], sizes: Mapping[str, int], scale: float | None, bounds: str, causal: bool
+) -> tuple[Any, Any]: ...
+def _torch_attend_backward(
+    equation: str,
+    operands: list[Any],
+    saved: list[Any],
+    wanted: list[bool],
+    sizes: Mapping[str, int],
+    scale: float | None,
+    bounds: str,
+    causal: bool,
+) -> list[Any]: ...
+def _numpy_attend_backward(
+    equation: str,
+    operands: list[Any],
+    saved: list[Any],
+    wanted: list[bool],
+    sizes: Mapping[str, int],
+    scale: float | None,
+    bounds: str,
+    causal: bool,
+) -> list[Any]: ...
+def _explain_attend(
+    equation: str,
+    operands: Sequence[Any],
+    sizes: Mapping[str, int],
+    scale: float | None,
+    bounds: str,
+    causal: bool,
+    dtype: Any,
+) -> tuple[str, dict[str, Any]]: ...

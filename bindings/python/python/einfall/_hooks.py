@@ -82,9 +82,11 @@ def _trace(plan: Any) -> None:
 
 def _register() -> None:
     global _registered
+    from einfall import _attention_torch as attention
     from einfall import torch as ours
 
     ours._register_tracing()
+    attention._register_tracing()
     with _lock:
         _registered = True
         waiting = list(_plans)

@@ -1,12 +1,14 @@
-"""einfall for JAX: eager arrays are read where they lie; traced ones become a primitive of JAX.
+"""einfall for JAX: eager arrays of the CPU are read where they lie; all others become a primitive of JAX.
 
 The primitive knows its shape, its derivatives (it is linear in every operand, and its transpose is an einsum again), its
-batches, and how it is compiled: as a call back to the host. So ``jit``, ``grad``, ``jvp``, ``vmap`` and what is made of
-them work, to any order.
+batches, and how it is compiled: as a foreign function that XLA calls with pointers, and on a GPU with its stream, so that
+nothing is copied and nothing waits. So ``jit``, ``grad``, ``jvp``, ``vmap`` and what is made of them work, to any order.
+Where JAX has no foreign functions yet, the CPU is called back through Python.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 from typing import Any, Mapping, Sequence
 
@@ -105,12 +107,17 @@ def _on_host(operands: Sequence[Any], result: jax.ShapeDtypeStruct, params: Mapp
 def _impl(*operands: Any, **params: Any) -> Any:
     for number, operand in enumerate(operands):
         # Constants of traced code may be arrays of NumPy.
-        platform = next(iter(operand.devices())).platform if isinstance(operand, jax.Array) else "cpu"
-        if platform != "cpu":
+        device = next(iter(operand.devices())) if isinstance(operand, jax.Array) else None
+        if device is None or device.platform == "cpu":
+            continue
+        if device.platform not in _GPUS:
             raise NotImplementedError(
-                f"operand {number} is on `{platform}`: only arrays on the CPU are supported yet\n"
+                f"operand {number} is on `{device.platform}`: only the CPU and NVIDIA GPUs are supported\n"
                 "hint: move it with `jax.device_put(x, jax.devices('cpu')[0])`"
             )
+        # What a call found that has passed is raised here, where an exception can say what it is.
+        _einfall._check_gpu(device.local_hardware_id)
+        return _jitted(tuple(sorted(params.items())))(*operands)
     result = _result(operands, params)
     out = _on_host(operands, result, params)
     if out.size == 0 or out.dtype == bool or out.dtype.isbuiltin != 1:
@@ -118,12 +125,34 @@ def _impl(*operands: Any, **params: Any) -> Any:
     return from_dlpack(out)
 
 
+# What JAX calls NVIDIA GPUs; AMD's have the name `gpu` too, but another platform version.
+_GPUS = ("gpu", "cuda")
+
+
+@functools.lru_cache(maxsize=4096)
+def _jitted(params: tuple[tuple[str, Any], ...]) -> Any:
+    """The primitive alone, compiled: how arrays of a GPU are run that nobody traces."""
+    return jax.jit(lambda *operands: _primitive.bind(*operands, **dict(params)))
+
+
 def _abstract(*operands: Any, **params: Any) -> Any:
     result = _result(operands, params)
     return ShapedArray(result.shape, result.dtype)
 
 
-def _compiled(*operands: Any, **params: Any) -> Any:
+def _foreign(*operands: Any, **params: Any) -> Any:
+    """The foreign function. Its settings are one text, so that programs may be kept and loaded by another process."""
+    call = {
+        "equation": params["equation"],
+        "sizes": dict(params["sizes"]),
+        "bounds": params["bounds"],
+        "optimize": json.loads(params["optimize"]) if params["optimize"] else None,
+        "memory_limit": params["memory_limit"],
+    }
+    return jax.ffi.ffi_call(_TARGET, _result(operands, params))(*operands, call=json.dumps(call))
+
+
+def _called_back(*operands: Any, **params: Any) -> Any:
     result = _result(operands, params)
 
     def call(*arrays: Any) -> Any:
@@ -190,4 +219,20 @@ _primitive.def_abstract_eval(_abstract)
 ad.primitive_jvps[_primitive] = _jvp
 ad.primitive_transposes[_primitive] = _transpose
 batching.primitive_batchers[_primitive] = _batched
-mlir.register_lowering(_primitive, mlir.lower_fun(_compiled, multiple_results=False))
+
+_TARGET = "einfall_einsum"
+
+
+def _register() -> None:
+    """Tells XLA how the primitive is compiled."""
+    if not hasattr(jax, "ffi"):
+        mlir.register_lowering(_primitive, mlir.lower_fun(_called_back, multiple_results=False))
+        return
+    for platform in ("cpu", "cuda"):
+        target = _einfall._xla_target(platform)
+        jax.ffi.register_ffi_target(_TARGET, target, platform="cpu" if platform == "cpu" else "CUDA")
+        lowering = mlir.lower_fun(_foreign, multiple_results=False)
+        mlir.register_lowering(_primitive, lowering, platform=platform)
+
+
+_register()

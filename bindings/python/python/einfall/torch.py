@@ -306,7 +306,12 @@ def _traced(*arguments: Any, **options: Any) -> Any:
     equation, operands = arguments[0], list(arguments[1:])
     if not isinstance(equation, str):
         equation, operands = _interleaved(arguments)
-    return _einsum(equation, operands, **options)
+    return _einsum(equation, _arrays(operands), **options)
+
+
+def _arrays(operands: Sequence[Any]) -> list[Any]:
+    """Tensors in place of tables, which keep what hangs on them."""
+    return [operand.array if isinstance(operand, einfall.Table) else operand for operand in operands]
 
 
 def _traced_plan(*arguments: Any, **options: Any) -> Any:
@@ -314,9 +319,10 @@ def _traced_plan(*arguments: Any, **options: Any) -> Any:
     equation, given = arguments[0], list(arguments[1:])
     if not isinstance(equation, str):
         equation, given = _interleaved(arguments)
-    shapes = [tuple(one) if isinstance(one, (tuple, list)) else tuple(one.shape) for one in given]
+    shapes = [tuple(one) if isinstance(one, (tuple, list)) else tuple(one.shape) for one in _arrays(given)]
 
     def planned(*operands: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
+        operands = tuple(_arrays(operands))
         found = [tuple(operand.shape) for operand in operands]
         if found != shapes:
             raise ValueError(f"operands have the shapes {found} but the plan was made for {shapes}")

@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use super::record::{BenchReport, BenchRow, Case, EINFALL, FloorKind, Machine, Op, Settings, Sizes};
+use super::record::{BenchReport, BenchRow, Case, EINFALL, FloorKind, Machine, Measured, Op, Run, Settings, Sizes};
 
 const KS: [usize; 5] = [10, 30, 100, 300, 1000];
 
@@ -79,24 +79,26 @@ fn push(rows: &mut Vec<BenchRow>, op: Op, case: Case, lines: &[Line], factor: f6
                 case,
                 op,
                 k,
-                engine: (*engine).to_owned(),
-                dtype: "f32".to_owned(),
-                device: "cpu".to_owned(),
-                threads: 2,
                 sizes,
-                min_s: ms * factor * 1e-3,
-                median_s: ms * factor * 1.06e-3,
-                repeats: 20,
-                flops,
-                bytes_distinct: bytes,
-                floor_s: Some(memory.max(compute)),
-                floor_kind: Some(if memory > compute { FloorKind::Memory } else { FloorKind::Compute }),
-                way: way.map(str::to_owned),
-                peak_bytes: ours.then_some(scores),
-                compile_s: engine.ends_with("compiled").then_some(11.4),
-                max_error: Some(3.8e-6),
-                tolerance: Some(2.1e-5),
-                ok: true,
+                measured: Measured {
+                    engine: (*engine).to_owned(),
+                    dtype: "f32".to_owned(),
+                    device: "cpu".to_owned(),
+                    threads: 2,
+                    min_s: ms * factor * 1e-3,
+                    median_s: ms * factor * 1.06e-3,
+                    repeats: 20,
+                    flops,
+                    bytes_distinct: bytes,
+                    floor_s: Some(memory.max(compute)),
+                    floor_kind: Some(if memory > compute { FloorKind::Memory } else { FloorKind::Compute }),
+                    way: way.map(str::to_owned),
+                    peak_bytes: ours.then_some(scores),
+                    compile_s: engine.ends_with("compiled").then_some(11.4),
+                    max_error: Some(3.8e-6),
+                    tolerance: Some(2.1e-5),
+                    ok: true,
+                },
             });
         }
     }
@@ -132,16 +134,18 @@ pub(crate) fn report() -> BenchReport {
             flops_per_s: Some(138e9),
         },
         settings: Settings {
-            version: "0.1.0".to_owned(),
-            unix_time: 1_795_362_000,
-            threads: 2,
-            dtype: "f32".to_owned(),
-            table_dtype: "i32".to_owned(),
             sizes: Sizes { b: 8, h: 1, q: 1000, n: 1000, k: 10, d: 32 },
-            peers: [("python", "3.11.2"), ("torch", "2.11.0"), ("numpy", "2.4.6"), ("opt_einsum", "3.4.0")]
-                .map(|(name, version)| (name.to_owned(), version.to_owned()))
-                .into(),
-            command: "einfall bench keys --threads 2".to_owned(),
+            run: Run {
+                version: "0.1.0".to_owned(),
+                unix_time: 1_795_362_000,
+                threads: 2,
+                dtype: "f32".to_owned(),
+                table_dtype: "i32".to_owned(),
+                peers: [("python", "3.11.2"), ("torch", "2.11.0"), ("numpy", "2.4.6"), ("opt_einsum", "3.4.0")]
+                    .map(|(name, version)| (name.to_owned(), version.to_owned()))
+                    .into(),
+                command: "einfall bench keys --threads 2".to_owned(),
+            },
         },
         rows,
         notes: vec![

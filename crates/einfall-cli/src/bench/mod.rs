@@ -4,12 +4,19 @@
 //! SVG or an HTML page; [`keys`] measures, [`peers`] times NumPy, torch and opt_einsum in a Python process beside ours.
 
 pub mod chart;
+mod clock;
+mod compare;
 pub mod keys;
+mod numbers;
 pub mod peers;
+mod place;
 pub mod record;
+mod rivals;
+pub mod suite;
 pub mod summary;
 pub mod table;
 pub mod units;
+mod write;
 
 #[cfg(test)]
 mod fixture;

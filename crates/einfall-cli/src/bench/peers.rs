@@ -46,7 +46,12 @@ use super::record::{Case, Op, Sizes};
 use crate::interrupt::{self, Folder};
 
 /// What answers, in Python: a program, and a module whose `Session` an [`Interpreter`] may ask.
-pub const SCRIPT: &str = include_str!("peers.py");
+pub const SCRIPT: &str = concat!(
+    include_str!("peers/common.py"),
+    include_str!("peers/keys.py"),
+    include_str!("peers/suite.py"),
+    include_str!("peers/session.py"),
+);
 
 /// Importing torch for the first time reads gigabytes.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(180);
@@ -105,25 +110,56 @@ pub struct Hello {
     pub missing: BTreeMap<String, String>,
 }
 
+/// What peers are asked to compute.
+#[derive(Clone, Debug, Serialize)]
+#[serde(untagged)]
+pub enum Question {
+    /// A problem of `einfall bench keys`.
+    ///
+    /// Arrays by role: `query` `(b, h, q, d)` or, for values, `weights` `(b, h, q, k)`; `keys` and `values` `(b, h, n, d)`
+    /// as far as the operation needs them; `table` `(b, h, q, k)` for stored and looked-up keys. Stored keys are the rows
+    /// that the table selects; shared and expanded ones are the first k rows. Lent ones lie as the case has them: keys and
+    /// values are `(b, h, q, k, d)` for stored and `(b, h, k, d)` for shared and expanded ones.
+    Keys {
+        /// What is computed.
+        op: Op,
+        /// How the keys are given.
+        case: Case,
+        /// The lengths.
+        sizes: Sizes,
+    },
+    /// A problem of a suite.
+    Suite {
+        /// `dense`, `scores`, `values`, `attention`, `spmm` or `moe`.
+        kind: &'static str,
+        /// The equation; for lookups a table has labels of its own, in `table`.
+        equation: String,
+        /// Lengths of labels and whatever else the problem has by name.
+        sizes: BTreeMap<String, usize>,
+        /// Role, shape and element type of each argument.
+        arguments: Vec<(String, Vec<usize>, String)>,
+        /// The labels of the table, or `window`.
+        scope: String,
+        /// Gradients are computed too.
+        backward: bool,
+        /// Whether peers that compile take part.
+        compile: bool,
+    },
+}
+
 /// A problem and where its data lies: in files for a process, in memory for an [`Interpreter`].
 #[derive(Clone, Debug, Serialize)]
 pub struct PeerSetup {
-    /// What is computed.
-    pub op: Op,
-    /// How the keys are given.
-    pub case: Case,
-    /// The lengths.
-    pub sizes: Sizes,
+    /// The problem.
+    #[serde(flatten)]
+    pub question: Question,
     /// `f16`, `bf16`, `f32` or `f64`.
     pub dtype: String,
     /// `i32` or `i64`.
     pub table_dtype: String,
-    /// Raw row-major little-endian files by role: `query` `(b, h, q, d)` or, for values, `weights` `(b, h, q, k)`; `keys`
-    /// and `values` `(b, h, n, d)` as far as the operation needs them; `table` `(b, h, q, k)` for stored and looked-up
-    /// keys. Stored keys are the rows that the table selects; shared and expanded ones are the first k rows.
+    /// Raw row-major little-endian files by role.
     pub files: BTreeMap<String, PathBuf>,
-    /// Arrays by role, for an [`Interpreter`]: keys and values lie as the case has them, `(b, h, q, k, d)` for stored
-    /// and `(b, h, k, d)` for shared and expanded ones, the others as in the files.
+    /// Arrays by role, for an [`Interpreter`].
     #[serde(skip)]
     pub lent: Vec<(&'static str, Arc<Tensor>)>,
     /// Where peers run: `cpu`, or `cuda:0` with arrays that are copied there once and calls replayed as CUDA graphs.

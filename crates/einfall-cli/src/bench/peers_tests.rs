@@ -39,9 +39,7 @@ fn setup(op: Op, case: Case, folder: &DataFolder, data: &Data) -> PeerSetup {
     let table: Vec<_> = data.table.iter().flat_map(|&row| i32::try_from(row).unwrap().to_le_bytes()).collect();
     files.insert("table".to_owned(), folder.write("table", &table).unwrap());
     PeerSetup {
-        op,
-        case,
-        sizes: SIZES,
+        question: Question::Keys { op, case, sizes: SIZES },
         dtype: "f32".to_owned(),
         table_dtype: "i32".to_owned(),
         files,

@@ -13,10 +13,16 @@
 //! ```
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fmt;
+use std::ops::{Deref, DerefMut};
 use std::str::FromStr;
 
+use einfall::{DType, Machine as Planned};
 use serde::{Deserialize, Serialize};
+
+use super::compare::Compared;
+use super::write;
 
 /// Name under which our own rows stand in a report.
 pub const EINFALL: &str = "einfall";
@@ -225,15 +231,9 @@ impl FloorKind {
     }
 }
 
-/// One engine's time for one problem.
+/// One engine's time for one problem, whatever the problem is.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct BenchRow {
-    /// How the keys are given.
-    pub case: Case,
-    /// What is computed.
-    pub op: Op,
-    /// Keys of a query; for [`Case::All`] n.
-    pub k: usize,
+pub struct Measured {
     /// Who computed it: `einfall`, `torch.einsum`, `torch.matmul`, `torch mul-sum compiled`, ...
     pub engine: String,
     /// Element type of the data.
@@ -243,8 +243,6 @@ pub struct BenchRow {
     pub device: String,
     /// Threads it might use; multiprocessors of a GPU.
     pub threads: usize,
-    /// The problem's lengths.
-    pub sizes: Sizes,
     /// Shortest time of a call, seconds.
     pub min_s: f64,
     /// Median time of a call, seconds.
@@ -286,7 +284,53 @@ fn cpu() -> String {
     "cpu".to_owned()
 }
 
-impl BenchRow {
+impl Measured {
+    /// The work of a problem and its floor on a machine; not measured yet.
+    #[must_use]
+    pub fn new(engine: &str, dtype: DType, device: String, flops: u64, bytes_distinct: u64, machine: &Planned) -> Self {
+        let memory = bytes_distinct as f64 / machine.bytes_per_second_within(bytes_distinct as f64);
+        let compute = flops as f64 / machine.flops_per_second(dtype);
+        Self {
+            engine: engine.to_owned(),
+            dtype: dtype.name().to_owned(),
+            device,
+            threads: machine.threads,
+            min_s: 0.0,
+            median_s: 0.0,
+            repeats: 0,
+            flops,
+            bytes_distinct,
+            floor_s: Some(memory.max(compute)),
+            floor_kind: Some(if memory > compute { FloorKind::Memory } else { FloorKind::Compute }),
+            way: None,
+            peak_bytes: None,
+            compile_s: None,
+            max_error: None,
+            tolerance: None,
+            ok: true,
+        }
+    }
+
+    /// The same with the times of calls.
+    #[must_use]
+    pub fn timed(self, mut seconds: Vec<f64>) -> Self {
+        seconds.sort_by(f64::total_cmp);
+        let middle = seconds.get(seconds.len() / 2).copied().unwrap_or(f64::NAN);
+        let least = seconds.first().copied().unwrap_or(f64::NAN);
+        Self { min_s: least, median_s: middle, repeats: seconds.len(), ..self }
+    }
+
+    /// The same with what became of comparing its result.
+    #[must_use]
+    pub(super) fn compared(self, compared: &Compared) -> Self {
+        Self {
+            max_error: Some(compared.max_error).filter(|error| error.is_finite()),
+            tolerance: Some(compared.tolerance),
+            ok: compared.ok,
+            ..self
+        }
+    }
+
     /// Billions of operations a second (a multiply-add is two), by the shortest time.
     #[must_use]
     pub fn gflops(&self) -> f64 {
@@ -305,10 +349,40 @@ impl BenchRow {
         self.floor_s.map(|floor| floor / self.min_s)
     }
 
-    /// Whether the row is einfall's own.
+    /// Whether the engine is einfall.
     #[must_use]
     pub fn is_ours(&self) -> bool {
         is_ours(&self.engine)
+    }
+}
+
+/// One engine's time for one problem of `einfall bench keys`; it has the fields of [`Measured`] too.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BenchRow {
+    /// How the keys are given.
+    pub case: Case,
+    /// What is computed.
+    pub op: Op,
+    /// Keys of a query; for [`Case::All`] n.
+    pub k: usize,
+    /// The problem's lengths.
+    pub sizes: Sizes,
+    /// Who took how long.
+    #[serde(flatten)]
+    pub measured: Measured,
+}
+
+impl Deref for BenchRow {
+    type Target = Measured;
+
+    fn deref(&self) -> &Measured {
+        &self.measured
+    }
+}
+
+impl DerefMut for BenchRow {
+    fn deref_mut(&mut self) -> &mut Measured {
+        &mut self.measured
     }
 }
 
@@ -337,9 +411,20 @@ pub struct Machine {
     pub flops_per_s: Option<f64>,
 }
 
-/// How a run was made.
+impl Machine {
+    /// One line about where and how: processor, threads, dtype, what was timed.
+    pub(super) fn caption(&self, run: &Run, what: &str) -> String {
+        let Run { threads, dtype, version, .. } = run;
+        let unit = if self.isa.starts_with("sm_") { "multiprocessor" } else { "thread" };
+        let s = if *threads == 1 { "" } else { "s" };
+        let cpu = if self.cpu.is_empty() { "unknown processor" } else { &self.cpu };
+        format!("{cpu}, {threads} {unit}{s}, {dtype}, {what}, einfall {version}")
+    }
+}
+
+/// How a run was made, whatever it timed.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Settings {
+pub struct Run {
     /// Version of einfall.
     pub version: String,
     /// Seconds since 1970, UTC; 0 if unknown.
@@ -352,14 +437,38 @@ pub struct Settings {
     /// Element type of lookup tables.
     #[serde(default)]
     pub table_dtype: String,
-    /// Lengths that all rows have in common; `k` is that of the first row.
-    pub sizes: Sizes,
     /// Versions of the peers, by package; with `python` itself.
     #[serde(default)]
     pub peers: BTreeMap<String, String>,
     /// The command that makes this run again.
     #[serde(default)]
     pub command: String,
+}
+
+impl Run {
+    /// A run that begins now, without peers.
+    #[must_use]
+    pub fn new(threads: usize, dtype: &str, table_dtype: &str, words: &[OsString]) -> Self {
+        Self {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            unix_time: write::unix_time(),
+            threads,
+            dtype: dtype.to_owned(),
+            table_dtype: table_dtype.to_owned(),
+            peers: BTreeMap::new(),
+            command: write::command(words.iter().cloned()),
+        }
+    }
+}
+
+/// How a run of `einfall bench keys` was made.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Settings {
+    /// What is said of every run.
+    #[serde(flatten)]
+    pub run: Run,
+    /// Lengths that all rows have in common; `k` is that of the first row.
+    pub sizes: Sizes,
 }
 
 /// A whole run.
@@ -375,6 +484,21 @@ pub struct BenchReport {
     pub rows: Vec<BenchRow>,
     /// What was left out, and why; what a reader should know.
     pub notes: Vec<String>,
+}
+
+/// A document of a run as indented JSON, ending in a line end.
+pub(super) fn to_json(document: &impl Serialize) -> String {
+    let mut text = serde_json::to_string_pretty(document).expect("names and numbers are always valid JSON");
+    text.push('\n');
+    text
+}
+
+/// Refuses documents of a later format.
+pub(super) fn check_format(format: u32) -> Result<(), serde_json::Error> {
+    if format > FORMAT {
+        return Err(serde::de::Error::custom(format!("format {format} is newer than {FORMAT}")));
+    }
+    Ok(())
 }
 
 impl Default for BenchReport {
@@ -393,9 +517,7 @@ impl BenchReport {
     /// The document as indented JSON, ending in a line end.
     #[must_use]
     pub fn to_json(&self) -> String {
-        let mut text = serde_json::to_string_pretty(self).expect("names and numbers are always valid JSON");
-        text.push('\n');
-        text
+        to_json(self)
     }
 
     /// Reads a document that [`BenchReport::to_json`] wrote.
@@ -404,10 +526,7 @@ impl BenchReport {
     /// Text that is no such document, or one of a later format.
     pub fn from_json(text: &str) -> Result<Self, serde_json::Error> {
         let report: Self = serde_json::from_str(text)?;
-        if report.format > FORMAT {
-            let found = format!("format {} is newer than {FORMAT}", report.format);
-            return Err(serde::de::Error::custom(found));
-        }
+        check_format(report.format)?;
         Ok(report)
     }
 
@@ -437,12 +556,9 @@ impl BenchReport {
     /// One line about where and how: processor, threads, dtype, sizes.
     #[must_use]
     pub fn caption(&self) -> String {
-        let Settings { threads, dtype, sizes, version, .. } = &self.settings;
+        let Settings { run, sizes } = &self.settings;
         let Sizes { b, h, q, n, d, .. } = sizes;
-        let unit = if self.machine.isa.starts_with("sm_") { "multiprocessor" } else { "thread" };
-        let s = if *threads == 1 { "" } else { "s" };
-        let cpu = if self.machine.cpu.is_empty() { "unknown processor" } else { &self.machine.cpu };
-        format!("{cpu}, {threads} {unit}{s}, {dtype}, b={b} h={h} q={q} n={n} d={d}, einfall {version}")
+        self.machine.caption(run, &format!("b={b} h={h} q={q} n={n} d={d}"))
     }
 }
 

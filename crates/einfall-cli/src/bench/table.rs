@@ -13,11 +13,12 @@
 //! ```
 
 use std::io::{self, Write};
+use std::ops::Deref;
 
 use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, Table, Width};
 
-use super::record::{BenchReport, BenchRow, Case, Op};
+use super::record::{BenchReport, BenchRow, Case, Machine, Measured, Op, Run};
 use super::units;
 
 /// Width of each column with its padding, 100 together: the same for every table, so that they read as one.
@@ -44,20 +45,25 @@ pub fn write(out: &mut dyn Write, report: &BenchReport) -> io::Result<()> {
         }
         write_problem(out, &report.problem(op, case, k))?;
     }
-    if !report.notes.is_empty() {
+    write_notes(out, &report.notes)
+}
+
+pub(super) fn write_notes(out: &mut dyn Write, notes: &[String]) -> io::Result<()> {
+    if !notes.is_empty() {
         writeln!(out, "\nNotes")?;
     }
-    for note in &report.notes {
-        writeln!(out, "  {note}")?;
-    }
-    Ok(())
+    notes.iter().try_for_each(|note| writeln!(out, "  {note}"))
 }
 
 /// The machine and the settings, one fact a line.
 #[must_use]
 pub fn facts(report: &BenchReport) -> Vec<String> {
-    let (machine, settings) = (&report.machine, &report.settings);
-    let mut lines = vec![report.caption()];
+    facts_of(report.caption(), &report.machine, &report.settings.run)
+}
+
+/// The same of any run, its caption first.
+pub(super) fn facts_of(caption: String, machine: &Machine, run: &Run) -> Vec<String> {
+    let mut lines = vec![caption];
     let mut limits = Vec::new();
     if let Some(speed) = machine.read_bytes_per_s {
         limits.push(format!("reads memory at {} GB/s", units::digits(speed / 1e9)));
@@ -74,8 +80,8 @@ pub fn facts(report: &BenchReport) -> Vec<String> {
     if !limits.is_empty() {
         lines.push(format!("This machine: {}", limits.join(", ")));
     }
-    if !settings.peers.is_empty() {
-        let peers: Vec<_> = settings.peers.iter().map(|(name, version)| format!("{name} {version}")).collect();
+    if !run.peers.is_empty() {
+        let peers: Vec<_> = run.peers.iter().map(|(name, version)| format!("{name} {version}")).collect();
         lines.push(format!("Peers: {}", peers.join(", ")));
     }
     lines
@@ -88,7 +94,7 @@ fn write_heading(out: &mut dyn Write, op: Op, case: Case) -> io::Result<()> {
 
 /// What is the same for every engine of a problem: the work, the bytes, the floor; and the memory that einfall takes.
 #[must_use]
-pub fn work(rows: &[&BenchRow]) -> String {
+pub fn work<R: Deref<Target = Measured>>(rows: &[&R]) -> String {
     let Some(row) = rows.first() else { return String::new() };
     let mut text = format!("{}, {} distinct", units::flop(row.flops as f64), units::bytes(row.bytes_distinct as f64));
     if let Some(floor) = row.floor_s {
@@ -115,7 +121,7 @@ fn write_problem(out: &mut dyn Write, rows: &[&BenchRow]) -> io::Result<()> {
     Ok(())
 }
 
-fn wrong(row: &BenchRow) -> String {
+pub(super) fn wrong(row: &Measured) -> String {
     match (row.max_error, row.tolerance) {
         (Some(error), Some(tolerance)) => {
             format!("off by {error:.1e}, allowed are {tolerance:.1e}")
@@ -144,7 +150,7 @@ pub const HEADER: [&str; 8] = ["engine", "time", "median", "GFLOP/s", "GB/s", "o
 
 /// A row in words: engine, shortest and median time, rates, share of the floor, ratio to einfall's time, remarks.
 #[must_use]
-pub fn cells(row: &BenchRow, ours: Option<f64>) -> [String; 8] {
+pub fn cells(row: &Measured, ours: Option<f64>) -> [String; 8] {
     let none = || "–".to_owned();
     [
         row.engine.clone(),
@@ -158,7 +164,7 @@ pub fn cells(row: &BenchRow, ours: Option<f64>) -> [String; 8] {
     ]
 }
 
-fn remarks(row: &BenchRow) -> String {
+pub(super) fn remarks(row: &Measured) -> String {
     let mut parts = Vec::new();
     if !row.ok {
         parts.push("WRONG".to_owned());

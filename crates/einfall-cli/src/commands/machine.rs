@@ -1,4 +1,4 @@
-//! `einfall machine`: measures, prints and saves the rates of this processor; describes a GPU.
+//! `einfall machine`: measures, prints and saves the rates of this processor, or of a GPU.
 
 use std::io::Write;
 use std::path::Path;
@@ -12,22 +12,38 @@ use crate::arguments::MachineArgs;
 use crate::bench::units;
 use crate::device::DeviceArg;
 use crate::failure::Failure;
-use crate::host::{self, Opened};
+use crate::host;
 
 pub(super) fn run(args: &MachineArgs, out: &mut dyn Write) -> Result<(), Failure> {
     match args.device {
         DeviceArg::Cpu => measure(args, out),
-        DeviceArg::H100 => describe(args, &host::open_to_plan(args.device, args.threads, None)?, out),
-        DeviceArg::Cuda(_) => describe(args, &host::open(args.device, args.threads, None)?, out),
+        DeviceArg::H100 => {
+            let opened = host::open_to_plan(args.device, args.threads, None)?;
+            describe(args, opened.device().machine(), None, None, out)
+        }
+        DeviceArg::Cuda(_) => {
+            let opened = host::open(args.device, args.threads, None)?;
+            let gpu = opened.gpu().expect("a GPU was opened");
+            let measured = host::measure_gpu(gpu, args.json)?;
+            let saved = if args.no_save { None } else { machine_cache_path(&measured.machine) };
+            if let Some(path) = &saved {
+                save(path, &measured.machine)?;
+            }
+            describe(args, &measured.machine, Some(measured.bf16_flops_per_second), saved.as_deref(), out)
+        }
     }
 }
 
 /// What the planner is told of a GPU.
-fn describe(args: &MachineArgs, opened: &Opened, out: &mut dyn Write) -> Result<(), Failure> {
-    let machine = opened.device().machine();
+fn describe(
+    args: &MachineArgs,
+    machine: &Machine,
+    bf16: Option<f64>,
+    saved: Option<&Path>,
+    out: &mut dyn Write,
+) -> Result<(), Failure> {
     if args.json {
-        let document =
-            json!({"format": 1, "device": args.device.to_string(), "machine": machine, "saved": Option::<&Path>::None});
+        let document = json!({"format": 1, "device": args.device.to_string(), "machine": machine, "saved": saved});
         return write_json(out, &document);
     }
     writeln!(out, "{}, {} multiprocessors, {}", machine.name, machine.threads, machine.isa)?;
@@ -35,8 +51,14 @@ fn describe(args: &MachineArgs, opened: &Opened, out: &mut dyn Write) -> Result<
     writeln!(out, "shared memory {shared} KiB a block, L2 {l2} MiB")?;
     let looked_up = [("look up rows in the L2", machine.l2_bytes_per_second)];
     write_rates(out, machine, &looked_up, "launch a kernel")?;
+    if let Some(rate) = bf16 {
+        writeln!(out, "  {:<28} {:>14}", "bf16 matrix products", format!("{}/s", units::flop(rate)))?;
+    }
     if !machine.measured {
         writeln!(out, "these rates are estimates, from the number of its parts and their clocks")?;
+    }
+    if let Some(path) = saved {
+        writeln!(out, "saved as {}", path.display())?;
     }
     Ok(())
 }

@@ -12,6 +12,7 @@ use einfall::{Einsum, View};
 use crate::Surroundings;
 use crate::arguments::{Cli, Command, Experiment};
 use crate::bench::keys;
+use crate::bench::suite::{self, record::Suite};
 use crate::failure::Failure;
 use crate::files::StoredArray;
 
@@ -26,6 +27,8 @@ pub fn run(cli: &Cli, surroundings: &Surroundings<'_>, out: &mut dyn Write) -> R
         Command::Machine(args) => machine::run(args, out),
         Command::Bench(args) => match &args.experiment {
             Experiment::Keys(args) => keys::run(args, surroundings, out),
+            Experiment::Dense(args) => suite::run(Suite::Dense, args, surroundings, out),
+            Experiment::Lookups(args) => suite::run(Suite::Lookups, args, surroundings, out),
         },
         Command::Completions { shell } => {
             // Generated into memory first: the generator panics where it cannot write.

@@ -4,7 +4,7 @@
 //! rows once from memory, and each row once from the cache that holds them.
 
 use einfall_plan::pattern::{RowAxpys, Side, row_axpys};
-use einfall_plan::{Contraction, Cost, Estimate, Machine, Role, Way};
+use einfall_plan::{Access, Contraction, Cost, Estimate, Machine, Role, Way};
 use einfall_tensor::Element;
 use smallvec::SmallVec;
 
@@ -12,6 +12,7 @@ use super::source::{Filled, Head, Heads, RowOffsets, Source, Start};
 use super::{Run, rows_cost, with_types};
 use crate::kernels::rows::{AxpyList, RowElement, row_axpys as add_rows};
 use crate::scalar::Scalar;
+use crate::threads::Shared;
 use crate::walk::{BadTable, Walk};
 
 /// Rows whose offsets and weights are kept at once: a third of a small L1.
@@ -24,6 +25,14 @@ const SHORT: usize = 64;
 const LISTS: usize = 64;
 /// Elements of a row that one task sums at most, so that few long rows still keep all threads busy.
 const COLUMNS: usize = 512;
+
+/// Bytes of rows that a part has at least, where sums are cut into parts.
+const PART_BYTES: usize = 1 << 18;
+/// Parts at most, and rows of a part at least.
+const MOST_PARTS: usize = 32;
+const LEAST_ROWS: usize = 64;
+/// Bytes of all sums at most, where they are cut into parts: each part has its own.
+const MOST_PARTIAL: usize = 1 << 16;
 
 /// What the kernel would cost.
 ///
@@ -53,14 +62,35 @@ pub fn estimate(contraction: &Contraction, machine: &Machine) -> Result<Estimate
     let outputs =
         lists / other_contracted(contraction, pattern).map(|at| contraction.loops[at].len as f64).product::<f64>();
     let mut seconds = rows_cost(contraction, machine, rows, pattern.inner, count, lists);
-    // Few sums of many rows run on few threads.
+    // Few sums of many rows run on few threads, unless the rows are divided.
     let pieces = outputs * (d / COLUMNS as f64).ceil();
-    if pieces < machine.threads as f64 {
+    if pieces < machine.threads as f64 && parts_of(contraction, pattern).is_none() {
         seconds *= machine.threads as f64 / pieces;
     }
     seconds += super::PREPARE_SECONDS;
     let bytes = contraction.distinct_bytes();
-    Ok(Estimate { way, cost: Cost { flops: contraction.flops(), bytes, seconds }, workspace_bytes: 0 })
+    let workspace_bytes = parts_of(contraction, pattern).map_or(0, |parts| parts * partial_bytes(contraction));
+    Ok(Estimate { way, cost: Cost { flops: contraction.flops(), bytes, seconds }, workspace_bytes })
+}
+
+/// When few long sums take many stored rows: into how many parts the rows are cut, so that every thread reads rows as a
+/// whole, one after another. Depends on the problem alone.
+fn parts_of(contraction: &Contraction, pattern: RowAxpys) -> Option<usize> {
+    let accesses = contraction.accesses().all(Access::is_plain);
+    let rows = pattern.rows.of(contraction)?;
+    let len = contraction.loops[pattern.row_loop].len;
+    // A row loop that the rows do not have, or sums as large as what is summed, are better left whole.
+    let parts = ((contraction.distinct_elements(rows) * contraction.dtype.bytes() as f64) / PART_BYTES as f64)
+        .min(MOST_PARTS as f64) as usize;
+    let parts = parts.min(len / LEAST_ROWS);
+    (accesses && rows.strides[pattern.row_loop] != 0 && parts > 1 && partial_bytes(contraction) <= MOST_PARTIAL)
+        .then_some(parts)
+}
+
+/// Bytes of all sums in their accumulators.
+fn partial_bytes(contraction: &Contraction) -> usize {
+    let outputs = contraction.loops.iter().filter(|l| l.role != Role::Contracted).map(|l| l.len).product::<usize>();
+    outputs.saturating_mul(contraction.dtype.accumulator().bytes())
 }
 
 fn other_contracted(contraction: &Contraction, pattern: RowAxpys) -> impl Iterator<Item = usize> + '_ {
@@ -78,8 +108,70 @@ pub unsafe fn run(run: &Run<'_>) -> Result<(), BadTable> {
     let pattern = row_axpys(run.contraction).expect("the kernel made an offer");
     with_types!(run.contraction, T, U => {
         // SAFETY: by the caller; the element types are those of the memory.
-        unsafe { typed::<T, U>(run, pattern) }
+        unsafe {
+            match parts_of(run.contraction, pattern) {
+                Some(parts) => in_parts::<T, U>(run, pattern, parts),
+                None => typed::<T, U>(run, pattern),
+            }
+        }
     })
+}
+
+/// Each part of the rows is added up by itself, then the parts in order.
+///
+/// # Safety
+/// As [`typed`]; all accesses are strides alone.
+unsafe fn in_parts<T, U>(run: &Run<'_>, pattern: RowAxpys, parts: usize) -> Result<(), BadTable>
+where
+    T: Scalar + RowElement<Acc = <T as Scalar>::Acc>,
+    U: Scalar<Acc = <T as Scalar>::Acc>,
+{
+    let contraction = run.contraction;
+    let len = contraction.loops[pattern.row_loop].len;
+    // A part's sums lie without gaps, in the order of the loops.
+    let mut own = contraction.clone();
+    own.out = Access { strides: vec![0; contraction.loops.len()], ..Access::default() };
+    own.out_dtype = contraction.dtype.accumulator();
+    let mut sums = 1;
+    let inner = std::iter::once(pattern.inner);
+    let others = (0..contraction.loops.len()).rev().filter(|&at| at != pattern.inner);
+    for at in inner.chain(others).filter(|&at| contraction.loops[at].role != Role::Contracted) {
+        own.out.strides[at] = sums as isize;
+        sums *= contraction.loops[at].len;
+    }
+    let mut partial: Vec<<T as Scalar>::Acc> = Vec::with_capacity(parts * sums);
+    let slots = Shared(partial.as_mut_ptr());
+    run.threads.for_pieces(parts, 1, run.serial_seconds, |range| {
+        for part in range {
+            let (start, end) = (len * part / parts, len * (part + 1) / parts);
+            let mut contraction = own.clone();
+            contraction.loops[pattern.row_loop].len = end - start;
+            super::nest::shift_loop(&mut contraction, pattern.row_loop, start);
+            let out = slots.get().wrapping_add(part * sums).cast();
+            let run = Run { contraction: &contraction, out, ..*run };
+            // SAFETY: by the caller: the part is a range of the loop; each part writes all of its own sums.
+            unsafe { typed::<T, <T as Scalar>::Acc>(&run, pattern)? };
+        }
+        Ok(())
+    })?;
+    // SAFETY: every part has written all of its sums.
+    unsafe { partial.set_len(parts * sums) };
+    let (first, rest) = partial.split_at_mut(sums);
+    for part in rest.chunks_exact(sums) {
+        for (sum, &more) in first.iter_mut().zip(part) {
+            *sum = <T as Scalar>::add(*sum, more);
+        }
+    }
+    let outputs = |at: &usize| contraction.loops[*at].role != Role::Contracted;
+    let loops = (0..contraction.loops.len()).filter(outputs).map(|at| (at, contraction.loops[at].len));
+    let mut walk = Walk::new([&contraction.out, &own.out], loops, run.tables, contraction.bounds);
+    for _ in 0..sums {
+        let sum = first[walk.plain_offset(1) as usize];
+        // SAFETY: `bound`: the walk is within the loops.
+        unsafe { run.out.cast::<U>().offset(walk.plain_offset(0)).write_unaligned(U::narrow(sum)) };
+        walk.step();
+    }
+    Ok(())
 }
 
 /// # Safety

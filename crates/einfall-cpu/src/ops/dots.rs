@@ -23,6 +23,9 @@ const LISTS: usize = 64;
 /// Lists of stored rows that are handed to it at once: enough to share a call, few enough that results stay in order.
 const STORED_LISTS: usize = 16;
 
+/// Terms of a sum from which on it is not left to one chain of additions, which loses digits, nor to one thread.
+const LONG: f64 = 32768.0;
+
 /// What the kernel would cost.
 ///
 /// # Errors
@@ -38,8 +41,11 @@ pub fn estimate(contraction: &Contraction, machine: &Machine) -> Result<Estimate
         Some(at) => matches!(Source::of(rows, at), Source::Strided(_)),
         None => rows.is_plain(),
     };
-    let way = if stored { Way::Stream } else { Way::Gather };
     let d = contraction.loops[pattern.inner].len as f64;
+    if pattern.row_loop.is_none() && d > LONG {
+        return Err("sums so long are better cut into parts".into());
+    }
+    let way = if stored { Way::Stream } else { Way::Gather };
     let count = contraction.flops() / 2.0 / d.max(1.0);
     let lists = count / pattern.row_loop.map_or(1.0, |at| contraction.loops[at].len as f64);
     let seconds = rows_cost(contraction, machine, rows, pattern.inner, count, lists) + 0.5 * super::PREPARE_SECONDS;

@@ -77,8 +77,10 @@ fn lower_gather(lowering: &Lowering<'_>, rows: &Rows<'_>) -> Task {
     let step = share * flight;
     let queries = 32 / lanes / share;
     let packs = rows.lists().div_ceil(queries);
-    // Few lists that are long are cut, so that all multiprocessors have something to do.
-    let wanted = (machine.threads * 32).div_ceil(packs.max(1)).clamp(1, k.div_ceil(step).max(1));
+    // Few lists that are long are cut, so that all multiprocessors have something to do. Short ones keep a warp for a few
+    // steps only, and every part reads its vector again: whole ones were faster from 15 warps a multiprocessor on.
+    let warps = if rows.lookup.is_some() && k <= 4 * step { 12 } else { 32 };
+    let wanted = (machine.threads * warps).div_ceil(packs.max(1)).clamp(1, k.div_ceil(step).max(1));
     let parts = if rows.lookup.is_none() { wanted.max(4.min(k.div_ceil(step))) } else { wanted };
     let part = k.div_ceil(parts).next_multiple_of(step).max(step);
     let units = packs * k.div_ceil(part);

@@ -235,7 +235,7 @@ fn keys(scatter: &Scatter<'_>, scratch: &Scratch, tables: &[DType]) -> Task {
     w.cursors.retain(|cursor| cursor.name == "o");
     let entries = w.fields.int("entries", scatter.entries() as i64);
     let outside = w.fields.int("outside", scatter.keys() as i64);
-    let to = w.fields.pointer_at("unsigned", "keys", Memory::Scratch, scratch.keys[0]);
+    let to = w.fields.pointer_at("unsigned", "keys", Memory::Kept, scratch.keys[0]);
     w.line(&over_entries(&entries));
     w.line("bool ok = true;");
     w.start();
@@ -262,15 +262,16 @@ fn sort(scatter: &Scatter<'_>, scratch: &Scratch, tasks: &mut Vec<Task>) -> usiz
             "#define {what}\n#define RADIX {radix}\n#define ITEMS {items}\n#define BLOCK {SORT_BLOCK}\n{}",
             include_str!("../../kernels/invert.cu")
         );
-        let at = |offset| Value::Pointer(Memory::Scratch, offset);
+        let kept = |offset| Value::Pointer(Memory::Kept, offset);
+        let passing = |offset| Value::Pointer(Memory::Scratch, offset);
         let values = vec![
-            at(scratch.keys[from]),
-            at(scratch.positions[from]),
-            at(scratch.keys[1 - from]),
-            at(scratch.positions[1 - from]),
-            at(scratch.counts),
-            at(scratch.totals),
-            at(scratch.begins),
+            kept(scratch.keys[from]),
+            kept(scratch.positions[from]),
+            kept(scratch.keys[1 - from]),
+            kept(scratch.positions[1 - from]),
+            passing(scratch.counts),
+            passing(scratch.totals),
+            kept(scratch.begins),
             Value::Pair(entries as u32, keys as u32),
             Value::Pair((pass * radix) as u32, tiles as u32),
         ];
@@ -302,11 +303,11 @@ fn places(scatter: &Scatter<'_>, scratch: &Scratch, tables: &[DType], last: usiz
     let mut w = Writer::new(&moves, tables);
     w.cursors.retain(|cursor| cursor.name != "o");
     let entries = w.fields.int("entries", scatter.entries() as i64);
-    let from = w.fields.pointer_at("const unsigned", "positions", Memory::Scratch, scratch.positions[last]);
+    let from = w.fields.pointer_at("const unsigned", "positions", Memory::Kept, scratch.positions[last]);
     let (place, pair) = if scatter.is_wide() { ("i64", "longlong2") } else { ("int", "int2") };
     let left_out = if scatter.is_wide() { "(-0x7fffffffffffffffll - 1)" } else { "(-0x7fffffff - 1)" };
     let element = if scatter.weights.is_some() { pair } else { place };
-    let to = w.fields.pointer_at(element, "places", Memory::Scratch, scratch.places[last]);
+    let to = w.fields.pointer_at(element, "places", Memory::Kept, scratch.places[last]);
     w.line(&over_entries(&entries));
     w.line("bool ok = true;");
     w.line(&format!("const unsigned entry = {from}[item];"));
@@ -382,9 +383,9 @@ fn sums(scatter: &Scatter<'_>, scratch: &Scratch, lowering: &Lowering<'_>, last:
     let weight_side = if weights.is_some() { scatter.side.other() } else { scatter.side };
     fields.pointer_at("const T", "weights", memory(weight_side), weights.map_or(0, |w| bytes(w, scatter.size())));
     fields.pointer_at("Acc", "out", Memory::Out, bytes(out, scatter.out_size()));
-    fields.pointer_at("const unsigned", "keys", Memory::Scratch, scratch.keys[last]);
-    fields.pointer_at("const unsigned", "begins", Memory::Scratch, scratch.begins);
-    fields.pointer_at("const void", "places", Memory::Scratch, scratch.places[last]);
+    fields.pointer_at("const unsigned", "keys", Memory::Kept, scratch.keys[last]);
+    fields.pointer_at("const unsigned", "begins", Memory::Kept, scratch.begins);
+    fields.pointer_at("const void", "places", Memory::Kept, scratch.places[last]);
     fields.pointer_at("Acc", "partials", Memory::Scratch, scratch.partials);
     let parts = scatter.entries().div_ceil(PART);
     fields.int("entries", scatter.entries() as i64);

@@ -7,6 +7,7 @@ pub mod axpys;
 pub mod dots;
 pub mod gemm;
 pub mod inverted;
+pub mod map;
 pub mod nest;
 pub mod reduce;
 mod rows;
@@ -58,6 +59,7 @@ pub const KERNELS: &[Kernel] = &[
     Kernel::new("inverted", inverted::estimate, inverted::lower),
     Kernel::new("reduce", reduce::estimate, reduce::lower),
     Kernel::new("transpose", transpose::estimate, transpose::lower),
+    Kernel::new("map", map::estimate, map::lower),
     Kernel::new("nest", nest::estimate, nest::lower),
 ];
 

@@ -79,7 +79,9 @@ impl Attention {
             .filter(|(label, _)| labels.contains(label))
             .map(|&(label, role)| AttentionLoop { name: problem.name(label).into(), len: problem.len(label), role })
             .collect();
-        let accumulator = if problem.dtype == DType::F64 { DType::F64 } else { DType::F32 };
+        // Not the problem's: a bias may be of the accumulator's type.
+        let dtype = query_dtype(problem);
+        let accumulator = if dtype == DType::F64 { DType::F64 } else { DType::F32 };
         let lse = lse_strides(problem, &roles, &labels);
         let mut attention = Attention {
             loops,
@@ -92,8 +94,8 @@ impl Attention {
             lse: Access { strides: lse, ..Access::default() },
             limit,
             ragged,
-            dtype: problem.dtype,
-            bias_dtype: problem.operands.get(3).map_or(problem.dtype, |bias| bias.dtype),
+            dtype,
+            bias_dtype: problem.operands.get(3).map_or(dtype, |bias| bias.dtype),
             accumulator,
             scale: Scale::new(1.0),
             bounds: problem.bounds,
@@ -223,6 +225,11 @@ fn operands(problem: &Problem) -> Result<(&Term, &Term, &Term, Option<&Term>), A
         [query, key, value, bias] => Ok((&query.term, &key.term, &value.term, Some(&bias.term))),
         others => Err(AttentionError::Operands { operands: others.len() }),
     }
+}
+
+/// The type of query, key, value and output.
+fn query_dtype(problem: &Problem) -> DType {
+    problem.operands[0].dtype
 }
 
 fn check_types(problem: &Problem) -> Result<(), AttentionError> {

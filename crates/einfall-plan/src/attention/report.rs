@@ -14,7 +14,7 @@ impl fmt::Display for AttentionPlan {
             Pass::Forward => "attention",
             Pass::Backward => "gradients of attention",
         };
-        writeln!(f, "{pass} {}   {}   {}", problem.equation, lens.join(" "), problem.dtype)?;
+        writeln!(f, "{pass} {}   {}   {}", problem.equation, lens.join(" "), self.attention.dtype)?;
         let shape = problem.output.layout.shape.as_slice();
         let threads = plural(self.machine.threads, "thread");
         writeln!(f, "result {shape:?} {}, {threads}, {}", problem.output.dtype, self.machine.isa)?;

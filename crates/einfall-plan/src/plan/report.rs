@@ -17,7 +17,7 @@ impl fmt::Display for Plan {
             f,
             "result {shape:?} {}, {}, {}",
             problem.output.dtype,
-            plural(self.machine.threads, "thread"),
+            plural(self.machine.threads, if self.machine.isa.starts_with("sm_") { "multiprocessor" } else { "thread" }),
             self.machine.isa
         )?;
         if self.steps.len() > 1 {

@@ -4,7 +4,7 @@ use crate::case::ArgumentSpec;
 use crate::random::Choices;
 
 /// Gives a row-major argument another layout: contiguous, permuted, with gaps, backwards, expanded, padded, or off.
-pub(super) fn arrange(choices: &mut Choices, mut spec: ArgumentSpec) -> ArgumentSpec {
+pub(crate) fn arrange(choices: &mut Choices, mut spec: ArgumentSpec) -> ArgumentSpec {
     let rank = spec.shape.len();
     let kind = choices.below(9);
     let mixed = kind == 8;

@@ -1,6 +1,7 @@
 //! Shared by the engine's tests: running a case and comparing it with the oracle.
 #![allow(dead_code)] // each test file uses its own part
 
+pub mod attention;
 pub mod ways;
 
 use einfall::{Bounds, CpuDevice, DType, Device, Einsum, Error, Isa, Layout, Tensor, View, ViewMut};

@@ -25,6 +25,37 @@ pub const WAYS: &[Way] = &[
     Way { kernel: "tiny", equation: "i,j->ji", arguments: &[(&[5], None), (&[13], None)], sizes: &[] },
     Way { kernel: "tiny", equation: "ab,ab->", arguments: &[(&[31, 9], None), (&[31, 9], None)], sizes: &[] },
     Way {
+        kernel: "gemm",
+        equation: "dabfe,fc->edcba",
+        arguments: &[(&[5, 19, 3, 21, 37], None), (&[21, 7], None)],
+        sizes: &[],
+    },
+    Way {
+        kernel: "gemm",
+        equation: "aebd,ce->dcba",
+        arguments: &[(&[70, 45, 3, 53], None), (&[23, 45], None)],
+        sizes: &[],
+    },
+    Way {
+        kernel: "gemm",
+        equation: "dac,bcd->ba",
+        arguments: &[(&[33, 37, 41], None), (&[23, 41, 33], None)],
+        sizes: &[],
+    },
+    Way {
+        kernel: "gemm",
+        equation: "aged,cbfg->fedcba",
+        arguments: &[(&[12, 11, 5, 17], None), (&[3, 16, 5, 11], None)],
+        sizes: &[],
+    },
+    Way { kernel: "gemm", equation: "ki,kj->ij", arguments: &[(&[3500, 19], None), (&[3500, 33], None)], sizes: &[] },
+    Way {
+        kernel: "gemm",
+        equation: "zabk,ckz->zcba",
+        arguments: &[(&[3, 40, 9, 29], None), (&[17, 29, 3], None)],
+        sizes: &[],
+    },
+    Way {
         kernel: "dots",
         equation: "bqd,b[bqk]d->bqk",
         arguments: &[(&[2, 19, 37], None), (&[2, 53, 37], None), (&[2, 19, 67], Some(53))],
@@ -203,6 +234,39 @@ pub const WAYS: &[Way] = &[
     Way { kernel: "nest", equation: "ij->j", arguments: &[(&[1500, 37], None)], sizes: &[] },
     Way { kernel: "nest", equation: "ijk->j", arguments: &[(&[37, 5, 480], None)], sizes: &[] },
     Way { kernel: "nest", equation: "ijkl->lj", arguments: &[(&[33, 7, 31, 5], None)], sizes: &[] },
+    // Nothing is summed: long rows, short ones, rows that run across those of an input, one row.
+    Way { kernel: "nest", equation: "ij,ij->ij", arguments: &[(&[3, 9001], None), (&[3, 9001], None)], sizes: &[] },
+    Way { kernel: "nest", equation: "ij,i->ij", arguments: &[(&[701, 37], None), (&[701], None)], sizes: &[] },
+    Way { kernel: "nest", equation: "i,j->ij", arguments: &[(&[201], None), (&[203], None)], sizes: &[] },
+    Way { kernel: "nest", equation: "ij,ji->ij", arguments: &[(&[301, 131], None), (&[131, 301], None)], sizes: &[] },
+    Way {
+        kernel: "nest",
+        equation: "ijk,kji->jik",
+        arguments: &[(&[7, 67, 129], None), (&[129, 67, 7], None)],
+        sizes: &[],
+    },
+    // Many small products, and many short sums.
+    Way {
+        kernel: "nest",
+        equation: "bij,bjk->bik",
+        arguments: &[(&[701, 3, 5], None), (&[701, 5, 4], None)],
+        sizes: &[],
+    },
+    Way {
+        kernel: "nest",
+        equation: "bij,bik->bjk",
+        arguments: &[(&[301, 3, 5], None), (&[301, 3, 16], None)],
+        sizes: &[],
+    },
+    Way {
+        kernel: "nest",
+        equation: "bijc,bjc->bi",
+        arguments: &[(&[101, 13, 5, 7], None), (&[101, 5, 7], None)],
+        sizes: &[],
+    },
+    Way { kernel: "nest", equation: "bijc->b", arguments: &[(&[201, 3, 5, 130], None)], sizes: &[] },
+    // Rows divided among threads.
+    Way { kernel: "axpys", equation: "i,ij->j", arguments: &[(&[3001], None), (&[3001, 301], None)], sizes: &[] },
 ];
 
 pub fn case_of(way: &Way, dtype: DType, table: DType, fill: &Fill, bounds: Bounds, seed: u64) -> Case {

@@ -167,7 +167,7 @@ fn legend(out: &mut String, rows: &[&BenchRow], engines: &[(&str, Style)], top: 
 
 /// Machine, threads, dtype and sizes, wrapped to the width of the figure.
 fn caption(report: &BenchReport, lines: bool) -> Vec<String> {
-    let peers: Vec<_> = report.settings.peers.iter().map(|(name, version)| format!("{name} {version}")).collect();
+    let peers: Vec<_> = report.settings.run.peers.iter().map(|(name, version)| format!("{name} {version}")).collect();
     let mut words = report.caption();
     if !peers.is_empty() {
         words += &format!("; {}", peers.join(", "));

@@ -15,6 +15,7 @@ mod dots;
 mod figure;
 mod lines;
 mod page;
+mod ratios;
 mod scale;
 mod style;
 
@@ -32,8 +33,18 @@ pub fn html(report: &BenchReport) -> String {
     page::page(report)
 }
 
+/// An SVG of ratios by name, in the order given.
+pub(super) fn ratios(ratios: &[(String, f64)]) -> String {
+    ratios::draw(ratios)
+}
+
+/// A self-contained HTML page with our style, light and dark, and tooltips.
+pub(super) fn document(title: &str, body: &str) -> String {
+    page::document(title, body)
+}
+
 /// Text as content or attribute of XML and HTML. Characters that XML forbids become U+FFFD.
-fn escape(text: &str) -> String {
+pub(super) fn escape(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
     for char in text.chars() {
         match char {

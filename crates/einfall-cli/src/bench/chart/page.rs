@@ -20,8 +20,8 @@ pub(super) fn page(report: &BenchReport) -> String {
     for fact in table::facts(report) {
         let _ = write!(body, "<li>{}</li>", escape(&fact));
     }
-    if !report.settings.command.is_empty() {
-        let _ = write!(body, "<li>Again: <code>{}</code></li>", escape(&report.settings.command));
+    if !report.settings.run.command.is_empty() {
+        let _ = write!(body, "<li>Again: <code>{}</code></li>", escape(&report.settings.run.command));
     }
     body += "</ul>\n";
     let _ = writeln!(body, "<p>{}</p>", escape(table::LEGEND));
@@ -41,13 +41,18 @@ pub(super) fn page(report: &BenchReport) -> String {
         }
         body += "</ul>\n";
     }
+    document(&format!("einfall: {}", report.caption()), &body)
+}
+
+/// A page with a title and its content.
+pub(super) fn document(title: &str, body: &str) -> String {
     format!(
         "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
          <meta name=\"color-scheme\" content=\"light dark\">\n<title>{}</title>\n\
          <style>\n{STYLE}@media (prefers-color-scheme: dark) {{\n{}\n}}\n</style>\n</head>\n<body>\n<main>\n{body}</main>\n\
          <div id=\"tip\" role=\"status\" hidden></div>\n<script>\n{SCRIPT}</script>\n</body>\n</html>\n",
-        escape(&format!("einfall: {}", report.caption())),
+        escape(title),
         style::dark_rules(),
     )
 }

@@ -35,7 +35,8 @@ const fn style(light: &'static str, dark: &'static str, dash: &'static str, mark
     Style { light, dark, dash, marker, width: 1.5 }
 }
 
-const OURS: Style = Style { width: 3.0, ..style("#c1121f", "#ff5d5d", "", Marker::Circle) };
+/// Look of einfall.
+pub(super) const OURS: Style = Style { width: 3.0, ..style("#c1121f", "#ff5d5d", "", Marker::Circle) };
 
 /// Peers by name, so that a figure without one of them keeps the looks of the others.
 const KNOWN: [(&str, Style); 8] = [

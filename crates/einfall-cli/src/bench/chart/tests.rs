@@ -111,10 +111,10 @@ fn texts_are_never_markup() {
     let mut report = fixture::report();
     report.machine.cpu = ATTACK.to_owned();
     report.machine.isa = ATTACK.to_owned();
-    report.settings.version = ATTACK.to_owned();
-    report.settings.dtype = ATTACK.to_owned();
-    report.settings.command = ATTACK.to_owned();
-    report.settings.peers.insert(ATTACK.to_owned(), ATTACK.to_owned());
+    report.settings.run.version = ATTACK.to_owned();
+    report.settings.run.dtype = ATTACK.to_owned();
+    report.settings.run.command = ATTACK.to_owned();
+    report.settings.run.peers.insert(ATTACK.to_owned(), ATTACK.to_owned());
     report.notes.push(ATTACK.to_owned());
     for row in report.rows.iter_mut().filter(|row| row.engine == "opt_einsum" || row.is_ours()) {
         row.engine += ATTACK;

@@ -7,22 +7,16 @@ mod data;
 mod options;
 mod oracle;
 mod ours;
-mod rivals;
 mod run;
 mod softmax;
-mod write;
 
 use std::io::Write;
-use std::time::Duration;
 
-use einfall::{Device, Isa, Machine};
-
-use super::record::{self, BenchReport, Settings};
-use super::{summary, table, units};
+use super::record::{BenchReport, Run, Settings};
+use super::{chart, place, summary, table, units, write};
 use crate::Surroundings;
 use crate::arguments::KeysArgs;
 use crate::failure::Failure;
-use crate::host::Opened;
 use crate::{host, interrupt};
 use options::Options;
 
@@ -36,7 +30,7 @@ pub fn run(args: &KeysArgs, surroundings: &Surroundings<'_>, out: &mut dyn Write
     check_memory(&options)?;
     let folder = write::Folder::open(&args.out)?;
     let report = measured(args, &options, surroundings)?;
-    folder.write(&report)?;
+    let written = folder.write(&files(&report))?;
     if args.json {
         out.write_all(report.to_json().as_bytes())?;
     } else {
@@ -45,7 +39,7 @@ pub fn run(args: &KeysArgs, surroundings: &Surroundings<'_>, out: &mut dyn Write
         for line in summary::lines(&report) {
             writeln!(out, "{line}")?;
         }
-        writeln!(out, "{}", folder.written(&report))?;
+        writeln!(out, "{written}")?;
     }
     out.flush()?;
     check_results(&report)
@@ -64,19 +58,19 @@ pub fn measure(args: &KeysArgs, surroundings: &Surroundings<'_>) -> Result<Bench
 }
 
 fn measured(args: &KeysArgs, options: &Options, surroundings: &Surroundings<'_>) -> Result<BenchReport, Failure> {
-    let opened = measured_device(args, options)?;
+    let opened = place::open_measured(&place::Wanted {
+        device: options.device,
+        threads: args.threads,
+        machine: args.machine.as_deref(),
+        quick: args.quick,
+        quiet: args.json,
+    })?;
     let machine = opened.device().machine();
     let mut report = BenchReport {
-        machine: about(machine, options),
+        machine: place::about(machine, options.dtype),
         settings: Settings {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            unix_time: write::unix_time(),
-            threads: machine.threads,
-            dtype: options.dtype.name().to_owned(),
-            table_dtype: options.table_dtype.name().to_owned(),
+            run: Run::new(machine.threads, options.dtype.name(), options.table_dtype.name(), surroundings.words),
             sizes: options.sizes,
-            peers: std::collections::BTreeMap::new(),
-            command: write::command(surroundings.words.iter().cloned()),
         },
         ..BenchReport::default()
     };
@@ -108,27 +102,9 @@ fn check_memory(options: &Options) -> Result<(), Failure> {
     Err(Failure::bad_input(format!("{} takes {needed} of memory and {free} are free", options.sizes)))
 }
 
-/// The device with rates that somebody measured: given, saved, or measured now. Those of a GPU are estimates.
-fn measured_device(args: &KeysArgs, options: &Options) -> Result<Opened, Failure> {
-    let device = match host::open(options.device, args.threads, args.machine.as_deref())? {
-        Opened::Cpu(device) if !device.machine().measured && args.machine.is_none() => device,
-        opened => return Ok(opened),
-    };
-    let budget = Duration::from_secs_f64(if args.quick { 0.7 } else { 3.0 });
-    let isa: Isa = device.isa();
-    let machine = host::measure(isa, device.machine().threads, budget, args.json)?;
-    Ok(Opened::Cpu(device.with_machine(machine)))
-}
-
-fn about(machine: &Machine, options: &Options) -> record::Machine {
-    let on_cpu = !host::is_gpu(machine);
-    record::Machine {
-        cpu: machine.name.clone(),
-        isa: machine.isa.clone(),
-        cores: if on_cpu { std::thread::available_parallelism().map_or(1, usize::from) } else { 0 },
-        memory_bytes: host::memory_bytes().filter(|_| on_cpu).unwrap_or(0),
-        os: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
-        read_bytes_per_s: Some(machine.read_bytes_per_second),
-        flops_per_s: Some(machine.flops_per_second(options.dtype)),
-    }
+/// The document, the page and the pictures.
+fn files(report: &BenchReport) -> Vec<(String, String)> {
+    let pictures = report.ops().into_iter().map(|op| (format!("keys-{op}.svg"), chart::svg(report, op)));
+    let document = [("keys.json".to_owned(), report.to_json()), ("keys.html".to_owned(), chart::html(report))];
+    document.into_iter().chain(pictures).collect()
 }

@@ -159,7 +159,7 @@ mod tests {
     fn options(line: &str) -> Result<Options, Failure> {
         let words = ["einfall", "bench", "keys"].into_iter().chain(line.split_whitespace());
         let Command::Bench(bench) = Cli::try_parse_from(words).unwrap().command else { unreachable!() };
-        let Experiment::Keys(args) = bench.experiment;
+        let Experiment::Keys(args) = bench.experiment else { unreachable!() };
         Options::new(&args)
     }
 

@@ -5,39 +5,10 @@
 
 use einfall::{DType, Tensor};
 
-use super::data::{Lists, Rows, number};
+use super::data::{Lists, Rows};
+use crate::bench::compare::{self, Bounded, Compared, unit_roundoff};
+use crate::bench::numbers::number;
 use crate::bench::record::{Case, Op, Sizes};
-
-/// Positions that are compared; every one if the result has fewer.
-pub(super) const SAMPLE: usize = 64;
-
-/// A value and how far a result may be off.
-#[derive(Clone, Copy, Debug)]
-struct Bounded {
-    value: f64,
-    tolerance: f64,
-}
-
-/// A comparison of a sample.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Compared {
-    /// The difference that is largest against what is allowed there; NaN if a result is no number.
-    pub(super) max_error: f64,
-    /// What is allowed there.
-    pub(super) tolerance: f64,
-    /// Whether every position is right.
-    pub(super) ok: bool,
-}
-
-/// Half the distance from 1 to the next number.
-fn unit_roundoff(dtype: DType) -> f64 {
-    match dtype {
-        DType::F64 => f64::EPSILON / 2.0,
-        DType::F16 => 2f64.powi(-11),
-        DType::BF16 => 2f64.powi(-8),
-        _ => f64::from(f32::EPSILON) / 2.0,
-    }
-}
 
 /// The reference for one problem.
 pub(super) struct Oracle<'a> {
@@ -56,19 +27,15 @@ impl Oracle<'_> {
         [b, h, q, if self.op == Op::Scores { k } else { d }]
     }
 
-    /// Positions of a sample, spread over the result (Knuth's multiplier).
+    /// Positions of a sample, spread over the result.
     pub(super) fn positions(&self) -> Vec<usize> {
-        let total: usize = self.shape().iter().product();
-        if total <= SAMPLE {
-            return (0..total).collect();
-        }
-        (0..SAMPLE as u64).map(|at| (at.wrapping_mul(2_654_435_761) % total as u64) as usize).collect()
+        compare::positions(self.shape().iter().product())
     }
 
     /// Compares a result on the sample.
     pub(super) fn check(&self, result: &Tensor) -> Compared {
         if result.shape() != self.shape() {
-            return Compared { max_error: f64::NAN, tolerance: 0.0, ok: false };
+            return Compared::OF_ANOTHER_SHAPE;
         }
         let positions = self.positions();
         let values: Vec<f64> = positions.iter().map(|&at| number(result, at)).collect();
@@ -77,24 +44,7 @@ impl Oracle<'_> {
 
     /// Compares values at some positions.
     pub(super) fn compare(&self, positions: &[usize], values: &[f64]) -> Compared {
-        let mut compared = Compared { max_error: 0.0, tolerance: 0.0, ok: true };
-        let mut worst = -1.0;
-        for (&at, &found) in positions.iter().zip(values) {
-            let Bounded { value, tolerance } = self.at(at);
-            let error = (found - value).abs();
-            compared.ok &= error <= tolerance;
-            // A NaN is the largest error of all; no error is none, even where nothing is allowed.
-            let share = match error {
-                0.0 => 0.0,
-                error if error.is_nan() => f64::INFINITY,
-                error => error / tolerance,
-            };
-            if share > worst {
-                worst = share;
-                compared = Compared { max_error: error, tolerance, ..compared };
-            }
-        }
-        compared
+        Compared::new(values.iter().zip(positions).map(|(&found, &at)| (found, self.at(at))))
     }
 
     fn at(&self, flat: usize) -> Bounded {
@@ -157,22 +107,9 @@ impl Oracle<'_> {
 
     fn attention(&self, list: usize, at: usize) -> Bounded {
         let Sizes { k, d, .. } = self.lists.sizes;
-        let scale = 1.0 / (d as f64).sqrt();
-        let scores: Vec<Bounded> = (0..k).map(|key| self.score(list, key)).collect();
-        let most = scores.iter().map(|score| score.value).fold(f64::NEG_INFINITY, f64::max);
-        let powers: Vec<f64> = scores.iter().map(|score| ((score.value - most) * scale).exp()).collect();
-        let total: f64 = powers.iter().sum();
-        // A score that is off by δ changes its power, and the total, by a factor of at most e^δ each. Products with the
-        // scale, powers, their sum and the quotient are rounded in the type that sums are in, scaled scores and weights
-        // in the type of the data.
-        let off = scores.iter().map(|score| score.tolerance * scale).fold(0.0, f64::max);
-        let stored = unit_roundoff(self.rows.query.dtype());
-        let largest = scores.iter().map(|score| score.value.abs() * scale).fold(0.0, f64::max);
-        let relative = 2.0 * off + unit_roundoff(self.sums_in) * (k as f64 + 16.0) + stored * (4.0 + 4.0 * largest);
-        self.weighted(list, at, |key| {
-            let weight = powers[key] / total;
-            Bounded { value: weight, tolerance: weight * relative.exp_m1() }
-        })
+        let scores: Vec<Option<Bounded>> = (0..k).map(|key| Some(self.score(list, key))).collect();
+        let weights = compare::softmax(&scores, 1.0 / (d as f64).sqrt(), self.sums_in, self.rows.query.dtype());
+        self.weighted(list, at, |key| weights[key])
     }
 }
 

@@ -1,25 +1,21 @@
 //! The measuring itself: engines take turns on a problem, and cases take turns for each k.
 
-use std::time::Duration;
-
 use einfall::{Error, Machine};
 
 use super::data::{Lists, Looked, Rows, distinct_bytes, stored_bytes};
 use super::options::{Group, Options};
-use super::oracle::{Compared, Oracle};
+use super::oracle::Oracle;
 use super::ours::{Call, Equations};
-use super::rivals::Rivals;
 use crate::arguments::KeysArgs;
-use crate::bench::peers::Interpreter;
-use crate::bench::record::{BenchReport, BenchRow, Case, EINFALL, EINFALL_COMPOSED, FloorKind, Op, Sizes};
+use crate::bench::compare::Compared;
+use crate::bench::peers::{Interpreter, Question};
+use crate::bench::record::{BenchReport, BenchRow, Case, EINFALL, EINFALL_COMPOSED, Measured, Op, Sizes};
+use crate::bench::rivals::{self, ROUNDS, Rivals, Turn};
 use crate::bench::units;
 use crate::counting::peak_during;
 use crate::failure::Failure;
 use crate::host::{self, Opened};
 use crate::progress::Progress;
-
-/// Turns that each engine takes on a problem.
-const ROUNDS: u32 = 4;
 
 /// Fills the report's rows and notes.
 pub(super) fn measure(
@@ -40,17 +36,26 @@ pub(super) fn measure(
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
     let pool = pool.map_err(|error| Failure::internal(format!("could not start {threads} threads: {error}")))?;
     let mut rivals = if args.peers {
-        Rivals::start(args.python.as_deref(), interpreter, options.device, threads, &rows, report)?
+        let wanted = rivals::Wanted { python: args.python.as_deref(), interpreter, device: options.device };
+        let run = &mut report.settings.run;
+        // No peer of these problems uses it.
+        Rivals::start(&wanted, threads, &["jax"], run, &mut report.notes)?
     } else {
         None
     };
+    if let Some(rivals) = &mut rivals {
+        for (role, tensor) in [("query", &rows.query), ("keys", &rows.keys), ("values", &rows.values)] {
+            rivals.file(role, tensor)?;
+        }
+    }
     general_notes(options, machine, report);
 
     progress.start_clock();
     for group in &groups {
         let lists = Lists::new(options, group.k)?;
         if let Some(rivals) = &mut rivals {
-            rivals.lists(&lists)?;
+            rivals.file("table", &lists.table)?;
+            rivals.file("weights", &lists.weights)?;
         }
         let bench =
             Bench { options, opened, interpreter, pool: &pool, rows: &rows, lists: &lists, group, progress: &progress };
@@ -126,19 +131,22 @@ impl Bench<'_> {
             self.go_on()?;
         }
         // Cases take turns.
-        let (repeats, budget) = (self.share_of_repeats(), self.options.budget / ROUNDS);
-        let (repeats, budget) = if rivals.is_some() { (repeats.div_ceil(2), budget / 2) } else { (repeats, budget) };
+        let whole = self.turn();
+        let turn = match rivals {
+            Some(_) => Turn { repeats: whole.repeats.div_ceil(2), budget: whole.budget / 2 },
+            None => whole,
+        };
         for _ in 0..ROUNDS {
             for one in &mut ours {
                 self.progress.message(&format!("{op} {} k={k}", one.case));
-                one.seconds.extend(one.call.time(repeats, budget)?);
+                one.seconds.extend(one.call.time(turn)?);
                 self.go_on()?;
             }
         }
         for mut one in ours {
             let mut peers = Vec::new();
             if let Some(rivals) = &mut rivals {
-                peers = self.beside(&mut one, rivals, (repeats, budget), &mut report.notes)?;
+                peers = self.beside(&mut one, rivals, turn, &mut report.notes)?;
             }
             report.rows.push(self.our_row(&one));
             report.rows.extend(peers);
@@ -155,8 +163,9 @@ impl Bench<'_> {
         }
     }
 
-    fn share_of_repeats(&self) -> usize {
-        self.options.repeats.div_ceil(ROUNDS as usize)
+    /// What one engine may take of one round.
+    fn turn(&self) -> Turn {
+        Turn { repeats: self.options.repeats.div_ceil(ROUNDS as usize), budget: self.options.budget / ROUNDS }
     }
 
     /// Whether a case is measured; why not goes to the notes.
@@ -207,90 +216,55 @@ impl Bench<'_> {
         &self,
         ours: &mut Ours<'_>,
         rivals: &mut Rivals<'_>,
-        (repeats, budget): (usize, Duration),
+        our_turn: Turn,
         notes: &mut Vec<String>,
     ) -> Result<Vec<BenchRow>, Failure> {
-        let Group { op, k, .. } = self.group;
+        let Group { op, k, .. } = *self.group;
         let case = ours.case;
-        self.progress.message(&format!("{op} {case} k={k}: peers read the data"));
-        let names = rivals.offer(*op, case, self.lists, ours.looked, self.options.table_dtype.name(), notes);
-        let oracle = self.oracle(case, self.options.dtype);
-        let mut rows: Vec<BenchRow> = Vec::new();
-        let mut samples: Vec<Vec<f64>> = Vec::new();
-        let mut out: Vec<&str> = Vec::new();
-        for _ in 0..ROUNDS {
-            ours.seconds.extend(ours.call.time(repeats, budget)?);
-            for name in &names {
-                if out.contains(&name.as_str()) {
-                    continue;
-                }
-                self.go_on()?;
-                self.progress.message(&format!("{op} {case} k={k}: {name}"));
-                let times = match rivals.time(name, self.share_of_repeats(), self.options.budget / ROUNDS) {
-                    Ok(times) => times,
-                    Err(why) => {
-                        notes.push(format!("{name}, {op} {case}, k={k}: {why}"));
-                        out.push(name);
-                        continue;
-                    }
-                };
-                if let Some(at) = rows.iter().position(|row| row.engine == *name) {
-                    samples[at].extend(times.seconds);
-                    continue;
-                }
-                let mut compared = oracle.compare(&times.positions, &times.sample);
-                compared.ok &= times.shape == oracle.shape() && times.positions.len() >= oracle.positions().len();
-                let row = self.row(case, name, &compared);
-                rows.push(BenchRow { compile_s: times.compile_s, ..row });
-                samples.push(times.seconds);
-            }
+        if case == Case::Window {
+            return Ok(Vec::new());
         }
-        Ok(rows.into_iter().zip(samples).map(|(row, seconds)| with_times(row, seconds)).collect())
+        self.progress.message(&format!("{op} {case} k={k}: peers read the data"));
+        let question = Question::Keys { op, case, sizes: self.lists.sizes };
+        let dtypes = (self.options.dtype, self.options.table_dtype);
+        let about = |name: &str| format!("{name}, {op} {case}, k={k}");
+        let names = rivals.offer(question, dtypes, ours.looked.lent(op), &about, notes);
+        let oracle = self.oracle(case, self.options.dtype);
+        let begins = |name: &str| {
+            self.progress.message(&format!("{op} {case} k={k}: {name}"));
+            self.go_on()
+        };
+        let mut again = || {
+            ours.seconds.extend(ours.call.time(our_turn)?);
+            Ok(())
+        };
+        let runs = rivals.turns(&names, self.turn(), &mut again, &begins, &about, notes)?;
+        let rows = runs.into_iter().map(|run| {
+            let mut compared = oracle.compare(&run.first.positions, &run.first.sample);
+            compared.ok &= run.first.shape == oracle.shape() && run.first.positions.len() >= oracle.positions().len();
+            let measured = Measured { compile_s: run.first.compile_s, ..self.measured(case, &run.name) };
+            self.row(case, measured.compared(&compared).timed(run.seconds))
+        });
+        Ok(rows.collect())
     }
 
     fn our_row(&self, ours: &Ours<'_>) -> BenchRow {
         let engine = if self.group.op == Op::Attention { EINFALL_COMPOSED } else { EINFALL };
-        let row = self.row(ours.case, engine, &ours.compared);
-        let row = BenchRow { way: Some(ours.call.way()), peak_bytes: ours.peak_bytes.map(|bytes| bytes as u64), ..row };
-        with_times(row, ours.seconds.clone())
+        let measured = self.measured(ours.case, engine).compared(&ours.compared).timed(ours.seconds.clone());
+        let (way, peak_bytes) = (Some(ours.call.way()), ours.peak_bytes.map(|bytes| bytes as u64));
+        self.row(ours.case, Measured { way, peak_bytes, ..measured })
     }
 
-    /// A row without times.
-    fn row(&self, case: Case, engine: &str, compared: &Compared) -> BenchRow {
+    /// The work of a case, for an engine.
+    fn measured(&self, case: Case, engine: &str) -> Measured {
         let (op, sizes): (Op, Sizes) = (self.group.op, self.lists.sizes);
         let machine = self.opened.device().machine();
         let (flops, bytes) = (sizes.flops(op), distinct_bytes(sizes, op, case, self.options));
-        let memory = bytes as f64 / machine.bytes_per_second_within(bytes as f64);
-        let compute = flops as f64 / machine.flops_per_second(self.options.dtype);
-        BenchRow {
-            case,
-            op,
-            k: sizes.k,
-            engine: engine.to_owned(),
-            dtype: self.options.dtype.name().to_owned(),
-            device: self.options.device.to_string(),
-            threads: machine.threads,
-            sizes,
-            min_s: 0.0,
-            median_s: 0.0,
-            repeats: 0,
-            flops,
-            bytes_distinct: bytes,
-            floor_s: Some(memory.max(compute)),
-            floor_kind: Some(if memory > compute { FloorKind::Memory } else { FloorKind::Compute }),
-            way: None,
-            peak_bytes: None,
-            compile_s: None,
-            max_error: Some(compared.max_error).filter(|error| error.is_finite()),
-            tolerance: Some(compared.tolerance),
-            ok: compared.ok,
-        }
+        Measured::new(engine, self.options.dtype, self.options.device.to_string(), flops, bytes, machine)
     }
-}
 
-fn with_times(row: BenchRow, mut seconds: Vec<f64>) -> BenchRow {
-    seconds.sort_by(f64::total_cmp);
-    let middle = seconds.get(seconds.len() / 2).copied().unwrap_or(f64::NAN);
-    let least = seconds.first().copied().unwrap_or(f64::NAN);
-    BenchRow { min_s: least, median_s: middle, repeats: seconds.len(), ..row }
+    fn row(&self, case: Case, measured: Measured) -> BenchRow {
+        let sizes = self.lists.sizes;
+        BenchRow { case, op: self.group.op, k: sizes.k, sizes, measured }
+    }
 }

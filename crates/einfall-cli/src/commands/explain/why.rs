@@ -168,8 +168,10 @@ impl Why {
         sentences.extend(self.operands.iter().filter_map(|operand| self.about(operand)));
         sentences.extend(self.choice());
         if !self.measured {
-            let measuring = if self.is_gpu { "." } else { "; `einfall machine` measures them once." };
-            sentences.push(format!("The rates of this machine are estimates{measuring}"));
+            let device = if self.is_gpu { " --device cuda" } else { "" };
+            sentences.push(format!(
+                "The rates of this machine are estimates; `einfall machine{device}` measures them once."
+            ));
         }
         wrap(&sentences.join(" "))
     }

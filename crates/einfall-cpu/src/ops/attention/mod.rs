@@ -3,6 +3,10 @@
 //! *In*: an [`Attention`], the normal form that the planner made, with pointers to its memory. *Out*: the output and its
 //! log-sum-exp, or gradients. *Callers*: the device. [`KERNELS`] is the table that the planner sees, most specific first.
 
+pub mod gather;
+mod gradients;
+mod inverse;
+mod keys;
 pub mod nest;
 
 use einfall_plan::{Attention, AttentionKernelSpec, AttentionRole, Estimate, Machine, Pass};
@@ -69,6 +73,8 @@ pub struct Backward {
     pub grad_out: *const u8,
     /// Gradients of query, key, value and bias; null where they are not wanted.
     pub gradients: [*mut u8; 4],
+    /// Number of their elements.
+    pub elements: [usize; 4],
 }
 
 // SAFETY: `bound`: pieces write disjoint elements.
@@ -109,8 +115,10 @@ impl From<BadTable> for Failure {
 }
 
 /// The kernels of attention, most specific first.
-pub const KERNELS: &[Kernel] =
-    &[Kernel { name: "nest", estimate: nest::estimate, forward: nest::forward, backward: nest::backward }];
+pub const KERNELS: &[Kernel] = &[
+    Kernel { name: "gather", estimate: gather::estimate, forward: gather::forward, backward: gather::backward },
+    Kernel { name: "nest", estimate: nest::estimate, forward: nest::forward, backward: nest::backward },
+];
 
 /// The table as the planner sees it.
 pub fn kernel_specs() -> Vec<AttentionKernelSpec> {

@@ -332,8 +332,7 @@ struct Sum {
 }
 
 impl Sum {
-    fn new(attention: &Attention, access: Option<&Access>) -> Result<Self, Failure> {
-        let len = access.map_or(0, |access| span(attention, access));
+    fn new(access: Option<&Access>, len: usize) -> Result<Self, Failure> {
         let mut values = Vec::new();
         values.try_reserve_exact(len).map_err(|_| Failure::OutOfMemory(len.saturating_mul(8)))?;
         values.resize(len, 0.0);
@@ -360,8 +359,8 @@ pub unsafe fn backward(run: &AttentionRun<'_>, with: Backward) -> Result<(), Fai
     let Gradients { query, key, value, bias } = &attention.gradients;
     let wanted = [query, key, value, bias].map(Option::as_ref);
     let mut sums = Vec::with_capacity(4);
-    for access in wanted {
-        sums.push(Sum::new(attention, access)?);
+    for (access, len) in wanted.into_iter().zip(with.elements) {
+        sums.push(Sum::new(access, len)?);
     }
     let offsets = |access: Option<&Access>, role| access.map_or(Vec::new(), |access| along(run, access, role));
     let gradient_depth = [wanted[0], wanted[1]].map(|access| offsets(access, AttentionRole::Depth));

@@ -40,12 +40,16 @@ pub(super) fn cost(lists: &Lists<'_>, visits: f64) -> (f64, usize) {
 pub(super) fn lower(lowering: &AttentionLowering<'_>, lists: &Lists<'_>) -> Vec<Task> {
     let gradients = &lists.attention.gradients;
     let (stats, inverse) = scratch(lists);
-    let mut tasks = vec![by_list(lowering, lists, stats)];
-    if gradients.key.is_some() || gradients.value.is_some() {
+    let mut tasks = Vec::new();
+    let rows = gradients.key.is_some() || gradients.value.is_some();
+    if rows {
         if lists.entries() > 0 {
             tasks.push(entries(lowering, lists, &inverse));
         }
         tasks.extend(inverse.tasks());
+    }
+    tasks.push(by_list(lowering, lists, stats));
+    if rows {
         tasks.extend(by_row(lowering, lists, stats, &inverse));
     }
     tasks

@@ -85,7 +85,7 @@ impl Inverse {
                 "#define {what}\n#define RADIX {radix}\n#define ITEMS {items}\n#define BLOCK {SORT_BLOCK}\n{}",
                 include_str!("../../../kernels/invert.cu")
             );
-            let at = |offset: usize| Value::Pointer(Memory::Scratch, offset as i64);
+            let at = |offset: usize| Value::Pointer(Memory::Kept, offset as i64);
             let values = vec![
                 at(self.to_keys[from]),
                 at(self.positions[from]),

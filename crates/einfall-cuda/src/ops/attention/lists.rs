@@ -16,6 +16,9 @@ const OUTER: usize = 8;
 /// Loops along a list, and axes slid over.
 const INNER: usize = 3;
 
+/// Fields of the kernels' parameter that are pointers: the first ones.
+const POINTERS: usize = 18;
+
 /// What a loop around the lists moves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Moves {
@@ -392,6 +395,7 @@ impl<'a> Lists<'a> {
         let none = Value::Int(0);
         let scratch =
             |offset: Option<usize>| offset.map_or(none, |offset| Value::Pointer(Memory::Scratch, offset as i64));
+        let kept = |offset: Option<usize>| offset.map_or(none, |offset| Value::Pointer(Memory::Kept, offset as i64));
         let gradient = |which: usize, access: &Option<Access>| {
             access.as_ref().map_or(none, |access| at(Memory::Gradient(which), access.offset))
         };
@@ -425,11 +429,23 @@ impl<'a> Lists<'a> {
             grad_bias,
             gradient(1, &gradients.key),
             gradient(2, &gradients.value),
-            scratch(more.begins),
-            scratch(more.positions),
-            scratch(more.to_keys),
+            kept(more.begins),
+            kept(more.positions),
+            kept(more.to_keys),
             Value::Int(attention.scale.get().to_bits() as i64),
         ];
+        if more.to_keys.is_some() {
+            // The inverse is of tables alone: nothing else is read.
+            for (at, value) in values.iter_mut().enumerate() {
+                let data = !matches!(
+                    value,
+                    Value::Pointer(Memory::Table(_) | Memory::Offsets | Memory::Status | Memory::Kept, _)
+                );
+                if data && at < POINTERS {
+                    *value = none;
+                }
+            }
+        }
         let int = |number: isize| Value::Int(number as i64);
         let count = |number: usize| Value::Int(number as i64);
         let (row_k, row_v) = self.row_strides();

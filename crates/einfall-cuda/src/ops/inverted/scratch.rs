@@ -1,16 +1,17 @@
 //! Where the parts of the inverse lie in the scratch memory.
 
 /// Byte offsets; of keys, positions and places those in either of two buffers, between which the sort goes to and fro.
+/// What the tables alone decide lies behind the rest, so that it may be kept.
 #[derive(Clone, Debug)]
 pub(super) struct Scratch {
+    pub(super) counts: i64,
+    pub(super) totals: i64,
+    pub(super) partials: i64,
     pub(super) keys: [i64; 2],
     pub(super) positions: [i64; 2],
     /// By the buffer that holds the sorted keys: the other one is free for them.
     pub(super) places: [i64; 2],
-    pub(super) counts: i64,
-    pub(super) totals: i64,
     pub(super) begins: i64,
-    pub(super) partials: i64,
     /// All of it.
     pub(super) bytes: usize,
 }
@@ -24,19 +25,19 @@ impl Scratch {
             bytes += wanted.next_multiple_of(256);
             start as i64
         };
+        let (counts, totals, partials) = (take(4 * counts), take(4 << super::RADIX), take(partials));
         let mut buffer = || [take(4 * entries), take(4 * entries)];
         let [first, second] = [buffer(), buffer()];
-        let (counts, begins, partials) = (take(4 * counts), take(4 * (keys + 1)), take(partials));
-        let totals = take(4 << super::RADIX);
+        let begins = take(4 * (keys + 1));
         let places = if place_bytes <= 8 { [second[0], first[0]] } else { [take(place_bytes * entries); 2] };
         Scratch {
+            counts,
+            totals,
+            partials,
             keys: [first[0], second[0]],
             positions: [first[1], second[1]],
             places,
-            counts,
-            totals,
             begins,
-            partials,
             bytes,
         }
     }
@@ -67,6 +68,10 @@ mod tests {
                 }
             }
             assert_eq!(scratch.bytes % 256, 0);
+            // What is kept lies behind what is not.
+            let kept = [scratch.keys, scratch.positions, scratch.places].concat();
+            let passing = [scratch.counts, scratch.totals, scratch.partials];
+            assert!(kept.iter().chain([&scratch.begins]).all(|at| passing.iter().all(|other| other < at)));
         }
     }
 }

@@ -3,6 +3,7 @@ use einfall::CpuDevice;
 
 use super::*;
 use crate::arguments::{Cli, Command, Experiment};
+use crate::bench::compare::SAMPLE;
 use crate::bench::keys::data::Looked;
 use crate::bench::keys::options::Options;
 use crate::bench::keys::ours::{Call, Equations};
@@ -11,7 +12,7 @@ use crate::host::Opened;
 fn options(dtype: &str) -> Options {
     let line = ["einfall", "bench", "keys", "-s", "b=2,h=3,q=11,n=13,d=5", "--k", "7", "--dtype", dtype];
     let Command::Bench(bench) = Cli::try_parse_from(line).unwrap().command else { unreachable!() };
-    let Experiment::Keys(args) = bench.experiment;
+    let Experiment::Keys(args) = bench.experiment else { unreachable!() };
     Options::new(&args).unwrap()
 }
 

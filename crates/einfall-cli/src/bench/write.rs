@@ -1,4 +1,6 @@
 //! The files of a run, each of which appears whole or not at all.
+//!
+//! In: a folder, and names with what they shall hold. Out: files, and a line about them.
 
 use std::ffi::OsString;
 use std::fs;
@@ -6,8 +8,6 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::bench::chart;
-use crate::bench::record::BenchReport;
 use crate::failure::Failure;
 
 /// The folder that files go to.
@@ -22,11 +22,22 @@ impl Folder {
         Ok(Self(path.to_owned()))
     }
 
-    /// Writes the document, the page and the pictures.
-    pub(super) fn write(&self, report: &BenchReport) -> Result<(), Failure> {
-        self.replace("keys.json", &report.to_json())?;
-        self.replace("keys.html", &chart::html(report))?;
-        report.ops().into_iter().try_for_each(|op| self.replace(&format!("keys-{op}.svg"), &chart::svg(report, op)))
+    /// Refuses to take the place of files, unless `force`.
+    pub(super) fn refuse_to_replace(&self, names: &[&str], force: bool) -> Result<(), Failure> {
+        match names.iter().map(|name| self.0.join(name)).find(|path| !force && path.exists()) {
+            Some(there) => {
+                let there = there.display();
+                Err(Failure::bad_input(format!("`{there}` is there already\nhint: `--force` replaces it")))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Writes files, and gives a line about them.
+    pub(super) fn write(&self, files: &[(String, String)]) -> Result<String, Failure> {
+        files.iter().try_for_each(|(name, text)| self.replace(name, text))?;
+        let names: Vec<&str> = files.iter().map(|(name, _)| name.as_str()).collect();
+        Ok(format!("Written to {}: {}", self.0.display(), names.join(", ")))
     }
 
     fn replace(&self, name: &str, text: &str) -> Result<(), Failure> {
@@ -43,12 +54,6 @@ impl Folder {
         file.write_all(text.as_bytes()).map_err(failed)?;
         file.persist(&path).map_err(|error| failed(error.error))?;
         Ok(())
-    }
-
-    /// A line about what was written.
-    pub(super) fn written(&self, report: &BenchReport) -> String {
-        let pictures: String = report.ops().iter().map(|op| format!(", keys-{op}.svg")).collect();
-        format!("Written to {}: keys.json, keys.html{pictures}", self.0.display())
     }
 }
 

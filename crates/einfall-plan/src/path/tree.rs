@@ -1,0 +1,319 @@
+//! Orders of many operands as trees: what one costs, and how it is mended, a few neighbours at a time.
+//!
+//! *In*: a [`Network`] of more operands than can be ordered exactly. *Out*: the cheapest of some greedy orders, whose
+//! subtrees are ordered exactly, as cotengra's "subtree reconfiguration" does (Gray and Kourtis, "Hyper-optimized tensor
+//! network contraction", 2021). How long it searches depends on what the first order would cost to run: the search should
+//! not take longer than a few runs, and it reads no clock.
+
+use std::collections::BTreeMap;
+
+use smallvec::SmallVec;
+
+use super::Network;
+use super::greedy::{Taste, greedy};
+use crate::problem::LabelId;
+
+/// Labels of a tensor as small numbers, in order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Labels(SmallVec<[u32; 12]>);
+
+impl Labels {
+    pub(super) fn iter(&self) -> impl Iterator<Item = u32> + '_ {
+        self.0.iter().copied()
+    }
+
+    /// The labels of either that are `kept`, which is told whether both have one.
+    pub(super) fn joined(&self, other: &Labels, kept: impl Fn(u32, bool) -> bool) -> Labels {
+        let (mut a, mut b) = (self.0.as_slice(), other.0.as_slice());
+        let mut labels = SmallVec::new();
+        loop {
+            let (label, both) = match (a.first(), b.first()) {
+                (Some(&x), Some(&y)) => (x.min(y), x == y),
+                (Some(&x), None) | (None, Some(&x)) => (x, false),
+                (None, None) => return Labels(labels),
+            };
+            a = &a[usize::from(a.first() == Some(&label))..];
+            b = &b[usize::from(b.first() == Some(&label))..];
+            if kept(label, both) {
+                labels.push(label);
+            }
+        }
+    }
+}
+
+/// The operands of a network, their labels renumbered.
+pub(super) struct Leaves {
+    /// Labels of each operand that are not summed before it meets another.
+    pub(super) sets: Vec<Labels>,
+    /// Length by label.
+    pub(super) lens: Vec<f64>,
+    kept: Vec<bool>,
+}
+
+impl Leaves {
+    pub(super) fn new(network: &Network<'_>) -> Leaves {
+        let mut ids: BTreeMap<LabelId, u32> = BTreeMap::new();
+        let mut lens = Vec::new();
+        let mut uses: Vec<usize> = Vec::new();
+        for &label in network.operands.iter().flatten().chain(network.output) {
+            let id = *ids.entry(label).or_insert_with(|| {
+                lens.push((network.lens)(label).max(1) as f64);
+                uses.push(0);
+                uses.len() as u32 - 1
+            });
+            uses[id as usize] += 1;
+        }
+        let mut kept = vec![false; lens.len()];
+        network.output.iter().for_each(|label| kept[ids[label] as usize] = true);
+        let set = |labels: &Vec<LabelId>| {
+            let mut set: SmallVec<[u32; 12]> =
+                labels.iter().map(|label| ids[label]).filter(|&id| uses[id as usize] > 1).collect();
+            set.sort_unstable();
+            set.dedup();
+            Labels(set)
+        };
+        Leaves { sets: network.operands.iter().map(set).collect(), lens, kept }
+    }
+
+    /// Whether the output has a label.
+    pub(super) fn is_kept(&self, label: u32) -> bool {
+        self.kept[label as usize]
+    }
+
+    pub(super) fn size(&self, labels: impl Iterator<Item = u32>) -> f64 {
+        labels.map(|label| self.lens[label as usize]).product()
+    }
+}
+
+/// What an element that is written, and read again later, costs in multiply-adds. Measured: 8 bytes through a cache take
+/// as long as four multiply-adds of a matrix product.
+const WRITTEN: f64 = 4.0;
+/// Seconds of a multiply-add, for the length of the search: about those of one core.
+const MULTIPLY_ADD_SECONDS: f64 = 2e-11;
+/// Runs that a search may take as long as: an order is found once and used often.
+const RUNS: f64 = 8.0;
+/// Seconds of a greedy search for each operand, and of ordering a subtree of [`LARGE`] or [`SMALL`] leaves.
+const GREEDY_SECONDS: f64 = 3e-6;
+const LARGE_SECONDS: f64 = 60e-6;
+const SMALL_SECONDS: f64 = 6e-6;
+/// Leaves of a subtree that is ordered exactly, where there is much time for it, and where there is little.
+const LARGE: usize = 8;
+const SMALL: usize = 6;
+/// Greedy orders at most.
+const MOST_TRIALS: usize = 32;
+
+/// The cheapest order that a search of suitable length finds.
+pub(super) fn search(network: &Network<'_>) -> Vec<(usize, usize)> {
+    let leaves = Leaves::new(network);
+    let operands = leaves.sets.len() as f64;
+    let mut best = Tree::new(&leaves, &greedy(&leaves, Taste { alpha: 1.0, temperature: 0.0, seed: 0 }));
+    let budget = RUNS * best.cost() * MULTIPLY_ADD_SECONDS;
+    let trials = (budget / (operands * GREEDY_SECONDS)).min(MOST_TRIALS as f64) as usize;
+    for trial in 1..trials {
+        let alpha = [1.0, 0.5, 0.0, 2.0][trial % 4];
+        let temperature = [0.0, 0.1, 0.3, 1.0][trial / 4 % 4];
+        let tree = Tree::new(&leaves, &greedy(&leaves, Taste { alpha, temperature, seed: trial as u64 }));
+        if tree.cost() < best.cost() {
+            best = tree;
+        }
+    }
+    for _ in 0..2 {
+        let most = match best.cost() * MULTIPLY_ADD_SECONDS * RUNS / operands {
+            seconds if seconds > LARGE_SECONDS => LARGE,
+            seconds if seconds > SMALL_SECONDS => SMALL,
+            _ => break,
+        };
+        let before = best.cost();
+        best.mend(&leaves, most);
+        if best.cost() > 0.99 * before {
+            break;
+        }
+    }
+    best.pairs()
+}
+
+/// A node: a leaf without children, or the product of two others.
+struct Node {
+    children: Option<(usize, usize)>,
+    labels: Labels,
+    /// Multiply-adds of its own step and what its elements cost; nothing for a leaf.
+    cost: f64,
+}
+
+/// An order as a tree; the leaves come first, the root last.
+struct Tree {
+    nodes: Vec<Node>,
+    root: usize,
+    operands: usize,
+}
+
+impl Tree {
+    fn new(leaves: &Leaves, pairs: &[(usize, usize)]) -> Tree {
+        let mut left: Vec<u32> = vec![0; leaves.lens.len()];
+        leaves.sets.iter().flat_map(Labels::iter).for_each(|label| left[label as usize] += 1);
+        let leaf = |labels: &Labels| Node { children: None, labels: labels.clone(), cost: 0.0 };
+        let mut nodes: Vec<Node> = leaves.sets.iter().map(leaf).collect();
+        for &(a, b) in pairs {
+            let all = nodes[a].labels.joined(&nodes[b].labels, |_, _| true);
+            let labels = nodes[a].labels.joined(&nodes[b].labels, |label, both| {
+                leaves.is_kept(label) || left[label as usize] > 1 + u32::from(both)
+            });
+            for at in [a, b] {
+                nodes[at].labels.iter().for_each(|label| left[label as usize] -= 1);
+            }
+            labels.iter().for_each(|label| left[label as usize] += 1);
+            let cost = leaves.size(all.iter()) + WRITTEN * leaves.size(labels.iter());
+            nodes.push(Node { children: Some((a, b)), labels, cost });
+        }
+        Tree { root: nodes.len() - 1, operands: leaves.sets.len(), nodes }
+    }
+
+    fn cost(&self) -> f64 {
+        self.nodes.iter().map(|node| node.cost).sum()
+    }
+
+    /// Orders every subtree of at most so many leaves that matters exactly, from the leaves to the root.
+    fn mend(&mut self, leaves: &Leaves, most: usize) {
+        let matters = self.cost() * 1e-4;
+        for root in self.inner_nodes() {
+            // The subtree's leaves: what is most expensive to make is opened first.
+            let mut frontier: SmallVec<[usize; LARGE]> = SmallVec::from_slice(&[root]);
+            let mut opened: SmallVec<[usize; LARGE]> = SmallVec::new();
+            while frontier.len() < most {
+                let inner = frontier.iter().enumerate().filter(|(_, at)| self.nodes[**at].children.is_some());
+                let Some((place, &at)) =
+                    inner.max_by(|a, b| self.nodes[*a.1].cost.total_cmp(&self.nodes[*b.1].cost).then(a.1.cmp(b.1)))
+                else {
+                    break;
+                };
+                let (a, b) = self.nodes[at].children.expect("an inner node");
+                frontier[place] = a;
+                frontier.push(b);
+                opened.push(at);
+            }
+            let before: f64 = opened.iter().map(|&at| self.nodes[at].cost).sum();
+            if frontier.len() > 2 && before > matters {
+                self.reorder(leaves, root, &frontier, &opened, before);
+            }
+        }
+    }
+
+    /// Makes a subtree over these leaves the cheapest there is, in place of the opened nodes, the root first among them.
+    fn reorder(&mut self, leaves: &Leaves, root: usize, frontier: &[usize], opened: &[usize], before: f64) {
+        let mut ids: SmallVec<[u32; 64]> =
+            frontier.iter().flat_map(|&at| self.nodes[at].labels.iter()).collect::<SmallVec<_>>();
+        ids.sort_unstable();
+        ids.dedup();
+        if ids.len() > 128 {
+            return;
+        }
+        let bit = |label: u32| 1u128 << ids.binary_search(&label).expect("a label of a leaf");
+        let set = |at: usize| self.nodes[at].labels.iter().fold(0u128, |set, label| set | bit(label));
+        let sets: SmallVec<[u128; LARGE]> = frontier.iter().map(|&at| set(at)).collect();
+        let lens: SmallVec<[f64; 64]> = ids.iter().map(|&label| leaves.lens[label as usize]).collect();
+        let best = cheapest(&sets, set(root), &lens);
+        let full = best.len() - 1;
+        if best[full].cost >= before * (1.0 - 1e-9) {
+            return;
+        }
+        // Places of the opened nodes are filled anew, the root first; a node may come before its children then.
+        let mut places = opened.iter().copied();
+        let mut open = vec![(full, places.next().expect("the root"))];
+        while let Some((subset, at)) = open.pop() {
+            let mut child = |subset: usize| {
+                if subset.is_power_of_two() {
+                    return frontier[subset.trailing_zeros() as usize];
+                }
+                let place = places.next().expect("as many inner nodes as before");
+                open.push((subset, place));
+                place
+            };
+            let part = best[subset].part;
+            let (a, b) = (child(part), child(subset & !part));
+            let kept = best[subset].labels;
+            let labels =
+                Labels(ids.iter().enumerate().filter(|(at, _)| kept >> at & 1 == 1).map(|(_, &l)| l).collect());
+            let own = best[subset].cost - best[part].cost - best[subset & !part].cost;
+            self.nodes[at] = Node { children: Some((a, b)), labels, cost: own };
+        }
+    }
+
+    /// Inner nodes, children before parents.
+    fn inner_nodes(&self) -> Vec<usize> {
+        let mut order = Vec::with_capacity(self.operands);
+        let mut open = vec![self.root];
+        while let Some(at) = open.pop() {
+            if let Some((a, b)) = self.nodes[at].children {
+                order.push(at);
+                open.extend([a, b]);
+            }
+        }
+        order.reverse();
+        order
+    }
+
+    fn pairs(&self) -> Vec<(usize, usize)> {
+        let mut position: Vec<usize> = (0..self.nodes.len()).collect();
+        let order = self.inner_nodes();
+        order
+            .iter()
+            .enumerate()
+            .map(|(number, &at)| {
+                let (a, b) = self.nodes[at].children.expect("an inner node");
+                position[at] = self.operands + number;
+                (position[a].min(position[b]), position[a].max(position[b]))
+            })
+            .collect()
+    }
+}
+
+/// The cheapest way to contract a subset of leaves.
+#[derive(Clone, Copy)]
+struct Subset {
+    cost: f64,
+    /// One of its two parts.
+    part: usize,
+    /// The labels that others still need.
+    labels: u128,
+}
+
+/// Dynamic programming over all subsets of at most [`LARGE`] leaves.
+fn cheapest(sets: &[u128], output: u128, lens: &[f64]) -> Vec<Subset> {
+    let full = (1usize << sets.len()) - 1;
+    let size = |mut labels: u128| {
+        let mut size = 1.0;
+        while labels != 0 {
+            size *= lens[labels.trailing_zeros() as usize];
+            labels &= labels - 1;
+        }
+        size
+    };
+    let mut unions = vec![0u128; full + 1];
+    for subset in 1..=full {
+        unions[subset] = unions[subset & (subset - 1)] | sets[subset.trailing_zeros() as usize];
+    }
+    let mut best = vec![Subset { cost: 0.0, part: 0, labels: 0 }; full + 1];
+    for subset in 1..=full {
+        if subset.is_power_of_two() {
+            best[subset].labels = unions[subset];
+            continue;
+        }
+        let labels = unions[subset] & (unions[full & !subset] | output);
+        let written = WRITTEN * size(labels);
+        let mut found = Subset { cost: f64::INFINITY, part: 0, labels };
+        let mut part = (subset - 1) & subset;
+        while part > subset & !part {
+            let (a, b) = (&best[part], &best[subset & !part]);
+            let before = a.cost + b.cost + written;
+            if before < found.cost {
+                let cost = before + size(a.labels | b.labels);
+                if cost < found.cost {
+                    found = Subset { cost, part, labels };
+                }
+            }
+            part = (part - 1) & subset;
+        }
+        best[subset] = found;
+    }
+    best
+}
