@@ -151,7 +151,7 @@ pub fn estimate(attention: &Attention, pass: Pass, machine: &Machine) -> Result<
     Ok(Estimate { way, cost: Cost { flops, bytes, seconds }, workspace_bytes })
 }
 
-/// Measured on Zen 5: the largest score, the exponential and the sum, for one pair.
+/// A guess, not measured: the largest score, the exponential and the sum, for one pair.
 const WEIGHT_SECONDS: f64 = 0.4e-9;
 /// Measured: an element of a row of keys or values, brought into the order of the matrix kernel.
 const PACK_SECONDS: f64 = 0.25e-9;
