@@ -12,14 +12,13 @@ constexpr int TEAM = HW * VW * 32, TEAMS = LISTS * PARTS, THREADS = TEAM * TEAMS
 constexpr bool HALF = R <= 8;                        // rows 8..15 are empty
 constexpr int WC = up(DW / 8, VW) / VW;              // 8-column tiles of a warp; even
 constexpr int K_BYTES = KT * PITCH, V_BYTES = SHARED ? 0 : KT * VPITCH, MASK_BYTES = KT * 4;
-constexpr bool BULK = COPY == 5;                     // rows by one instruction each
-constexpr int STAGE_BYTES = K_BYTES + V_BYTES + MASK_BYTES + (BULK ? 16 : 0);
+constexpr int STAGE_BYTES = K_BYTES + V_BYTES + MASK_BYTES;
 constexpr bool QREG = DK <= 128 && VW == 1;
 constexpr int Q_BYTES = QREG ? 0 : HW * 16 * PITCH;
 constexpr int S_PITCH = KT + 4;                      // floats
 constexpr int S_BYTES = VW > 1 ? HW * 16 * S_PITCH * 4 : 0;
 constexpr int TEAM_BYTES = Q_BYTES + S_BYTES + STAGES * STAGE_BYTES;
-constexpr int LPR = BULK ? 1 : CH >= 8 ? 8 : CH >= 4 ? 4 : CH >= 2 ? 2 : 1;       // lanes of a row
+constexpr int LPR = CH >= 8 ? 8 : CH >= 4 ? 4 : CH >= 2 ? 2 : 1;       // lanes of a row
 constexpr int RPI = TEAM / LPR, STEPS = (KT + RPI - 1) / RPI;          // rows copied at once
 constexpr int NK = KT / 8 / VW;                      // 8-key tiles of a warp's scores
 static_assert((NK % 2 == 0 || (NK == 1 && DK % 32 == 0 && !QREG)) && KT % (8 * VW) == 0 && (DW / 8) % (2 * VW) == 0, "");
@@ -112,21 +111,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, MINB) grouped(const __grid
 #endif
         const i64 index = on ? (i64)next[s] : 0;
         const unsigned short* kr = kb + index * p.key_row;
-        if constexpr (BULK) {
-          const u32 full = to + K_BYTES + V_BYTES + MASK_BYTES;
-          store_shared(to + K_BYTES + V_BYTES + row * 4, on ? 0.f : NINF);
-          if (on) {
-            barrier_arrive_expecting(full, CH * 16 + (SHARED ? 0 : CV * 16));
-            copy_bulk(to + row * PITCH, kr, CH * 16, full);
-            if constexpr (!SHARED) copy_bulk(to + K_BYTES + row * VPITCH, vb + index * p.value_row, CV * 16, full);
-          } else {
-            for (int c = 0; c < CH; c++) zero_shared(to + row * PITCH + c * 16);
-            if constexpr (!SHARED) for (int c = 0; c < CV; c++) zero_shared(to + K_BYTES + row * VPITCH + c * 16);
-            proxy_fence();
-            barrier_arrive(full);
-          }
-          continue;
-        }
         #pragma unroll
         for (int c = 0; c < (CH + LPR - 1) / LPR; c++) {
           const int chunk = c * LPR + copy_chunk;
@@ -156,20 +140,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, MINB) grouped(const __grid
   #pragma unroll
   for (int r = 0; r < ROWS; r++) { m[r] = NINF; l[r] = 0.f; }
 
-  if constexpr (BULK) {
-    if (tid < STAGES) barrier_init(ring + tid * STAGE_BYTES + K_BYTES + V_BYTES + MASK_BYTES, KT);
-    proxy_fence();
-    copy_commit(); copy_wait<0>();
-    team_sync(team);
-  }
   look(first);
   #pragma unroll
   for (int s = 0; s < STAGES - 1; s++) { start(first + s, s); look(first + s + 1); }
 
   int stage = 0;
   for (int tile = first; tile < last; tile++) {
-    if constexpr (BULK) barrier_wait(ring + stage * STAGE_BYTES + K_BYTES + V_BYTES + MASK_BYTES, (tile - first) / STAGES % 2);
-    else copy_wait<STAGES - 2>();
+    copy_wait<STAGES - 2>();
     team_sync(team);
     start(tile + STAGES - 1, stage == 0 ? STAGES - 1 : stage - 1);
     look(tile + STAGES);

@@ -28,28 +28,21 @@ __device__ __forceinline__ float2 unpack2(u32 x) {
   return make_float2(lo, hi);
 #endif
 }
-// 16 bytes from global to shared memory; zeros where it is left out (nothing is read then).
-#ifndef COPY
-#define COPY 0
-#endif
-#if COPY == 2
-#define COPY_INSTRUCTION "cp.async.ca.shared.global [%0], [%1], 16, %2;"
-#elif COPY == 1
-#define COPY_INSTRUCTION "cp.async.cg.shared.global [%0], [%1], 16, %2;"
-#elif COPY == 3
-#define COPY_INSTRUCTION "cp.async.cg.shared.global.L2::256B [%0], [%1], 16, %2;"
-#else
-#define COPY_INSTRUCTION "cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;"
-#endif
+// 16 bytes from global to shared memory; zeros where it is left out (nothing is read then). Gathered rows go by way of the
+// L1: measured on an H100, 7.5 TB/s of rows of 256 bytes, where copies past it bring 5.2.
 __device__ __forceinline__ void copy16(u32 to, const void* from, bool on) {
-  asm volatile(COPY_INSTRUCTION :: "r"(to), "l"(from), "r"(on ? 16 : 0) : "memory");
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 16, %2;" :: "r"(to), "l"(from), "r"(on ? 16 : 0) : "memory");
+}
+// The same past the L1, for rows that follow each other.
+__device__ __forceinline__ void copy16_past(u32 to, const void* from, bool on) {
+  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" :: "r"(to), "l"(from), "r"(on ? 16 : 0) : "memory");
 }
 __device__ __forceinline__ void copy_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 template <int N> __device__ __forceinline__ void copy_wait() { asm volatile("cp.async.wait_group %0;" :: "n"(N) : "memory"); }
 __device__ __forceinline__ void store_shared(u32 at, float x) { asm volatile("st.shared.f32 [%0], %1;" :: "r"(at), "f"(x) : "memory"); }
 __device__ __forceinline__ void store_shared(u32 at, u32 x) { asm volatile("st.shared.u32 [%0], %1;" :: "r"(at), "r"(x) : "memory"); }
+__device__ __forceinline__ void store_shared(u32 at, unsigned short x) { asm volatile("st.shared.u16 [%0], %1;" :: "r"(at), "h"(x) : "memory"); }
 __device__ __forceinline__ void store_shared(u32 at, float x, float y) { asm volatile("st.shared.v2.f32 [%0], {%1, %2};" :: "r"(at), "f"(x), "f"(y) : "memory"); }
-__device__ __forceinline__ void zero_shared(u32 at) { asm volatile("st.shared.v4.u32 [%0], {%1, %1, %1, %1};" :: "r"(at), "r"(0) : "memory"); }
 template <int N> __device__ __forceinline__ void sync_some(int id) { asm volatile("bar.sync %0, %1;" :: "r"(id), "n"(N) : "memory"); }
 __device__ __forceinline__ void ldsm4(u32 (&r)[4], u32 a) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];" : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(a) : "memory");
@@ -76,17 +69,11 @@ __device__ __forceinline__ void mma(float (&c)[2], const u32 (&a)[4], u32 b0, u3
 #endif
     : "+f"(c[0]), "+f"(c[1]), "=f"(x), "=f"(y) : "r"(a[0]), "r"(0), "r"(a[2]), "r"(0), "r"(b0), "r"(b1), "f"(0.f));
 }
-// Barriers in shared memory, and copies that complete on them (sm_90).
+// Barriers in shared memory (sm_90).
 __device__ __forceinline__ void proxy_fence() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 __device__ __forceinline__ void barrier_init(u32 b, u32 count) { asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" :: "r"(b), "r"(count) : "memory"); }
 __device__ __forceinline__ void barrier_arrive(u32 b) { asm volatile("{.reg .b64 s; mbarrier.arrive.shared::cta.b64 s, [%0];}" :: "r"(b) : "memory"); }
 __device__ __forceinline__ void barrier_arrive_copied(u32 b) { asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" :: "r"(b) : "memory"); }
 __device__ __forceinline__ void barrier_wait(u32 b, u32 phase) {
   asm volatile("{.reg .pred p;\nAGAIN: mbarrier.try_wait.parity.shared::cta.b64 p, [%0], %1;\n@p bra DONE;\nbra AGAIN;\nDONE:\n}" :: "r"(b), "r"(phase) : "memory");
-}
-__device__ __forceinline__ void barrier_arrive_expecting(u32 b, u32 bytes) {
-  asm volatile("{.reg .b64 s; mbarrier.arrive.expect_tx.shared::cta.b64 s, [%0], %1;}" :: "r"(b), "r"(bytes) : "memory");
-}
-__device__ __forceinline__ void copy_bulk(u32 to, const void* from, u32 bytes, u32 b) {
-  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" :: "r"(to), "l"(from), "r"(bytes), "r"(b) : "memory");
 }

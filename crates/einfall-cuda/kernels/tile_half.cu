@@ -2,7 +2,7 @@
 //
 // A block computes BM x BN sums, BK terms at a time, its tiles STAGES deep in shared memory; WM x WN warps share them.
 // Sides whose terms or rows follow each other are copied 16 bytes at once without waiting, others element by element.
-// Defines: BM BN BK WM WN STAGES BRAIN (1 bf16, 0 f16); SORTED, F_UNIT, S_UNIT, F_VEC, S_VEC, O_VEC as in `tile.cu`.
+// Defines: BM BN BK WM WN STAGES DT (0 bf16, 1 f16); SORTED, F_UNIT, S_UNIT, F_VEC, S_VEC, O_VEC as in `tile.cu`.
 
 constexpr int THREADS = WM * WN * 32;
 constexpr i64 MISSED = -0x7fffffffffffffffll - 1;
@@ -25,8 +25,7 @@ template <int ROWS, int UNIT, int VEC> struct Side {
         const int line = i / CHUNKS, c = i % CHUNKS * 8;
         const i64 base = at[BY_ROWS ? c : line], along = BY_ROWS ? k_at[line] : k0 + c;
         const bool on = base != MISSED && (BY_ROWS ? along != MISSED : along < terms);
-        asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
-                     :: "r"(to + line * PITCH + c * 2), "l"(on ? data + base + along : data), "r"(on ? 16 : 0) : "memory");
+        copy16(to + line * PITCH + c * 2, on ? data + base + along : data, on);
       }
     } else {
       #pragma unroll 4
@@ -35,7 +34,7 @@ template <int ROWS, int UNIT, int VEC> struct Side {
         const i64 base = at[row], along = UNIT == 2 ? k0 + k : k_at[k];
         const bool on = base != MISSED && (UNIT == 2 ? along < terms : along != MISSED);
         const unsigned short bits = on ? data[base + along].bits : (unsigned short)0;
-        asm volatile("st.shared.u16 [%0], %1;" :: "r"(to + (BY_ROWS ? k * PITCH + row * 2 : row * PITCH + k * 2)), "h"(bits) : "memory");
+        store_shared(to + (BY_ROWS ? k * PITCH + row * 2 : row * PITCH + k * 2), bits);
       }
     }
   }
@@ -43,12 +42,8 @@ template <int ROWS, int UNIT, int VEC> struct Side {
   template <bool FIRST_OPERAND> static __device__ __forceinline__ void fragment(unsigned (&r)[4], unsigned from, int row, int k) {
     const int lane = threadIdx.x % 32, inner = lane % 8, low = lane / 8 % 2 * 8, high = lane / 16 * 8;
     const int rows = FIRST_OPERAND ? low : high, terms = FIRST_OPERAND ? high : low;
-    if constexpr (BY_ROWS)
-      asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];" : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-                   : "r"(from + (k + terms + inner) * PITCH + (row + rows) * 2) : "memory");
-    else
-      asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];" : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-                   : "r"(from + (row + rows + inner) * PITCH + (k + terms) * 2) : "memory");
+    if constexpr (BY_ROWS) ldsm4t(r, from + (k + terms + inner) * PITCH + (row + rows) * 2);
+    else ldsm4(r, from + (row + rows + inner) * PITCH + (k + terms) * 2);
   }
 };
 typedef Side<BM, F_UNIT, F_VEC> First;
@@ -57,19 +52,10 @@ constexpr int STAGE_BYTES = First::BYTES + Second::BYTES;
 constexpr bool TERM_OFFSETS = F_UNIT != 2 || S_UNIT != 2;
 struct Offsets { i64 first_at[BM], second_at[BN], out_m[BM], out_n[BN], first_k[STAGES + 1][BK], second_k[STAGES + 1][BK]; };
 
-__device__ __forceinline__ void multiply_add(float (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
-#if BRAIN
-  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-#else
-  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-#endif
-               : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-
 extern "C" __global__ void __launch_bounds__(THREADS) tile_half(const __grid_constant__ Params p) {
   extern __shared__ __align__(16) unsigned char memory[];
   __shared__ Offsets s;
-  const unsigned ring = (unsigned)__cvta_generic_to_shared(memory);
+  const unsigned ring = shared_of(memory);
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, wm = warp / WN * (BM / WM), wn = warp % WN * (BN / WN);
   const u64 tiles_n = (p.columns + BN - 1) / BN;
 #if SORTED
@@ -135,7 +121,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) tile_half(const __grid_con
         First::load(to, FIRST, s.first_at, s.first_k[step % (STAGES + 1)], (i64)step * BK, p.terms);
         Second::load(to + First::BYTES, SECOND, s.second_at, s.second_k[step % (STAGES + 1)], (i64)step * BK, p.terms);
       }
-      asm volatile("cp.async.commit_group;" ::: "memory");
+      copy_commit();
     };
     for (int step = 0; step < STAGES; step++) offsets_of_terms(step);
     __syncthreads();
@@ -149,7 +135,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) tile_half(const __grid_con
         #pragma unroll
         for (int c = 0; c < 4; c++) sum[i][j][c] = 0.f;
     for (int step = 0; step < steps; step++) {
-      asm volatile("cp.async.wait_group %0;" :: "n"(STAGES - 2) : "memory");
+      copy_wait<STAGES - 2>();
       __syncthreads();
       start(step + STAGES - 1);
       offsets_of_terms(step + STAGES);
@@ -164,10 +150,10 @@ extern "C" __global__ void __launch_bounds__(THREADS) tile_half(const __grid_con
         #pragma unroll
         for (int i = 0; i < TM; i++)
           #pragma unroll
-          for (int j = 0; j < TN; j++) multiply_add(sum[i][j], a[i], b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1]);
+          for (int j = 0; j < TN; j++) mma(sum[i][j], a[i], b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1]);
       }
     }
-    asm volatile("cp.async.wait_group 0;" ::: "memory");
+    copy_wait<0>();
 
     #pragma unroll
     for (int i = 0; i < TM; i++)

@@ -19,7 +19,7 @@ template <int WIDTH, int COUNT, int THREADS> __device__ __forceinline__ void cop
     #pragma unroll
     for (int s = 0; s * S < COUNT; s++) {
       const bool on = s * S < left;
-      if (COUNT % S == 0 || s * S + r < COUNT) copy16(to + s * S * 128, on ? at : from, on);
+      if (COUNT % S == 0 || s * S + r < COUNT) copy16_past(to + s * S * 128, on ? at : from, on);
       at += S * stride;
     }
   } else {
@@ -27,7 +27,7 @@ template <int WIDTH, int COUNT, int THREADS> __device__ __forceinline__ void cop
     for (int i = threadIdx.x; i < COUNT * C; i += THREADS) {
       const int r = i / C, c = i % C;
       const bool on = row0 + r < end;
-      copy16(to + c / 8 * (COUNT * 128) + r * 128 + ((c % 8) ^ (r % 8)) * 16, from + (on ? (row0 + r) * stride + c * 8 : 0), on);
+      copy16_past(to + c / 8 * (COUNT * 128) + r * 128 + ((c % 8) ^ (r % 8)) * 16, from + (on ? (row0 + r) * stride + c * 8 : 0), on);
     }
   }
 }

@@ -58,6 +58,19 @@ fn every_kernel_matches_the_oracle_wherever_it_can_run() {
     }
 }
 
+/// Whether a kernel runs a case forward and all its gradients.
+fn runs_by(case: &AttentionCase, device: &CpuDevice, name: &str) -> bool {
+    let Ok(buffers) = case.materialise() else { return false };
+    let call = call(case, device).kernel(name);
+    let described = || -> Vec<Argument> {
+        let views = buffers.iter().map(Buffer::view);
+        views.map(|view| Argument { dtype: view.dtype(), layout: view.layout().clone() }).collect()
+    };
+    let has_bias = case.equation.matches(',').count() == 3;
+    let plans = [call.plan_for(described()), call.plan_gradients(described(), [true, true, true, has_bias])];
+    plans.into_iter().all(|plan| plan.is_ok_and(|plan| plan.plan().kernel() == name))
+}
+
 #[test]
 fn the_number_of_threads_does_not_change_a_bit() {
     for isa in Isa::available() {
@@ -66,6 +79,10 @@ fn the_number_of_threads_does_not_change_a_bit() {
             KERNELS.iter().flat_map(|kernel| (0..case_count() / 8).map(move |seed| (kernel.name, seed))).filter_map(
                 |(name, seed)| {
                     let case = random_attention(2_000_000 + seed);
+                    // A kernel that cannot run it leaves the choice to costs, which depend on the number of threads.
+                    if devices.iter().any(|device| !runs_by(&case, device, name)) {
+                        return None;
+                    }
                     let bits = |device| run(&case, &call(&case, device).kernel(name)).ok().map(|given| given.bits());
                     let first = bits(&devices[0]);
                     let differs = devices[1..].iter().any(|device| bits(device) != first);

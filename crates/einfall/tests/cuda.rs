@@ -174,7 +174,15 @@ fn attention_sources(case: &AttentionCase, kernel: &str, device: &AbsentGpu) -> 
             let alignment = &|_: Memory| alignment;
             let machine = device.machine();
             let (attention, pass, tables) = (&plan.attention, plan.pass, &tables[..]);
-            let tasks = lower(&AttentionLowering { attention, pass, tables, machine, wants_lse, alignment });
+            let tasks = lower(&AttentionLowering {
+                attention,
+                pass,
+                tables,
+                machine,
+                wants_lse,
+                alignment,
+                values_in_keys: false,
+            });
             assert!(tasks.iter().all(|task| task.blocks > 0 && task.shared_bytes as usize <= machine.l1_bytes));
             sources.extend(tasks.into_iter().map(|task| (task.kernel, task.source)));
         }
@@ -298,7 +306,9 @@ fn launches_are_timed_on_the_gpu() {
 /// Problems of attention that kernels are made for: rows of whole chunks, many lists, in all types.
 fn attentions() -> impl Iterator<Item = AttentionCase> {
     // Among random ones these are few: ask for more.
-    (0..6 * case_count()).map(|seed| random_attention(7_000_000 + seed)).filter(|case| case.arguments[0].shape.len() >= 3)
+    (0..6 * case_count())
+        .map(|seed| random_attention(7_000_000 + seed))
+        .filter(|case| case.arguments[0].shape.len() >= 3)
 }
 
 #[test]

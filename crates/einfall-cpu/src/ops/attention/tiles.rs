@@ -117,6 +117,9 @@ fn band(attention: &Attention) -> Option<Band> {
 /// # Errors
 /// Why it cannot run the attention.
 pub fn estimate(attention: &Attention, pass: Pass, machine: &Machine) -> Result<Estimate, String> {
+    if attention.dtype == DType::BF16 {
+        return Err("bf16 is packed in pairs".into());
+    }
     if pass == Pass::Backward {
         return Err("has no gradients".into());
     }
@@ -153,7 +156,7 @@ pub fn estimate(attention: &Attention, pass: Pass, machine: &Machine) -> Result<
 
 /// A guess, not measured: the largest score, the exponential and the sum, for one pair.
 const WEIGHT_SECONDS: f64 = 0.4e-9;
-/// Measured: an element of a row of keys or values, brought into the order of the matrix kernel.
+/// As before: an element of a row of keys or values, brought into the order of the matrix kernel.
 const PACK_SECONDS: f64 = 0.25e-9;
 
 /// Runs the attention.

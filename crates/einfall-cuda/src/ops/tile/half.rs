@@ -38,8 +38,8 @@ pub(super) fn seconds(tile: Tile, tiles: usize, terms: usize, machine: &Machine)
 
 /// What the text is told beside what all tiles are.
 pub(super) fn numbers(tile: Tile, dtype: DType) -> [(&'static str, usize); 4] {
-    let brain = usize::from(dtype == DType::BF16);
-    [("WM", tile.warps.0), ("WN", tile.warps.1), ("STAGES", STAGES), ("BRAIN", brain)]
+    let of_half = usize::from(dtype == DType::F16);
+    [("WM", tile.warps.0), ("WN", tile.warps.1), ("STAGES", STAGES), ("DT", of_half)]
 }
 
 /// Shared memory of a block, as the text lays it out.
@@ -51,4 +51,4 @@ pub(super) fn shared_bytes(tile: Tile, first_unit: usize, second_unit: usize) ->
     (STAGES * (side(tile.rows, first_unit) + side(tile.columns, second_unit))) as u32
 }
 
-pub(super) const TILE: &str = include_str!("../../../kernels/tile_half.cu");
+pub(super) const TILE: &str = concat!(include_str!("../../../kernels/mma.cuh"), include_str!("../../../kernels/tile_half.cu"));
