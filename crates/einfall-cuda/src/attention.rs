@@ -84,6 +84,12 @@ impl CudaDevice {
         if pointers.arguments.len() != count {
             return Err(CudaError::Alignment);
         }
+        // Strides of arrays without elements tell nothing of their axes, and kernels go by strides.
+        let is_empty = |shape: &[usize]| shape.contains(&0);
+        let output = &plan.problem.output.layout.shape;
+        if is_empty(output) || plan.arguments.iter().any(|argument| is_empty(&argument.layout.shape)) {
+            return Err(CudaError::Empty);
+        }
         let attention = &plan.attention;
         let mut dtypes: Vec<DType> = plan.arguments.iter().map(|argument| argument.dtype).collect();
         dtypes.extend([attention.dtype, attention.accumulator, attention.dtype]);
