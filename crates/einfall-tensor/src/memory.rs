@@ -1,12 +1,12 @@
 //! Large blocks of memory, kept for the next one who needs as much.
 //!
-//! *In*: a number of bytes. *Out*: memory aligned to a cache line, whose contents are unknown. *Callers*: [`Tensor`]
+//! *In*: a number of bytes. *Out*: memory aligned to a cache line, whose contents are unknown. *Callers*: [`Tensor`](crate::Tensor)
 //! (crate::Tensor), devices for their scratch memory, the Python package for its arrays.
 //!
 //! The system hands out large blocks as pages that it clears one by one when they are first touched: for an output that is
 //! written once, that takes longer than to compute it. So a freed block is kept for a while, its pages marked as free for
 //! the system to take back whenever it wants them, and large pages are asked for where there are any. What is kept is
-//! bounded by [`MOST_KEPT`]. A smaller block comes from the allocator, which does the same for it.
+//! bounded by `MOST_KEPT`. A smaller block comes from the allocator, which does the same for it.
 //!
 //! ```
 //! use einfall_tensor::memory;

@@ -1,7 +1,7 @@
 //! What the kernels of rows share: an attention whose keys and values are rows that follow each other in memory, chosen by
 //! one table, by windows, or all of them.
 //!
-//! *In*: an [`Attention`]. *Out*: [`Lists`], which knows what each loop moves and fills the parameter of the kernels. The
+//! *In*: an [`Attention`]. *Out*: `Lists`, which knows what each loop moves and fills the parameter of the kernels. The
 //! fields' order is that of `Params` in `attention.cuh`.
 
 use einfall_plan::{Access, Attention, AttentionRole, Bounds, LookupAccess};
