@@ -194,26 +194,9 @@ impl Attention {
             }
     }
 
-    /// Distinct elements that an access reaches at most.
+    /// Elements that an access can reach at most.
     pub fn distinct_elements(&self, access: &Access) -> f64 {
-        let of = |at: usize| self.loops[at].len as f64;
-        let all =
-            |moves: &dyn Fn(usize) -> bool| -> f64 { (0..self.loops.len()).filter(|&at| moves(at)).map(of).product() };
-        let plain = all(&|at| access.strides[at] != 0);
-        let looked_up: f64 = access
-            .lookups
-            .iter()
-            .map(|lookup| {
-                let entries = all(&|at| lookup.table_strides[at] != 0 && access.strides[at] == 0);
-                entries.min(lookup.len as f64)
-            })
-            .product();
-        let windowed: f64 = access
-            .windows
-            .iter()
-            .map(|window| all(&|at| window.coefficients[at] != 0).min(window.len as f64))
-            .product();
-        plain * looked_up * windowed
+        access.distinct_elements(|at| self.loops[at].len as f64)
     }
 
     /// Bytes of the entries of the keys' tables; those of the values are the same.

@@ -97,6 +97,24 @@ impl Access {
         self.lookups.is_empty() && self.windows.is_empty()
     }
 
+    /// Elements that can be reached at most, by loops of these lengths: the product of the loops that move the access,
+    /// capped at its axes.
+    pub(crate) fn distinct_elements(&self, len: impl Fn(usize) -> f64) -> f64 {
+        let loops = || 0..self.strides.len();
+        let product = |moves: &dyn Fn(usize) -> bool| -> f64 { loops().filter(|&at| moves(at)).map(&len).product() };
+        let plain = product(&|at| self.strides[at] != 0);
+        // Strides that overlap reach no more than lies between the ends.
+        let span = |at: usize| self.strides[at].unsigned_abs() as f64 * (len(at) - 1.0).max(0.0);
+        let plain = plain.min(1.0 + loops().map(span).sum::<f64>());
+        let lookups = self
+            .lookups
+            .iter()
+            .map(|lookup| product(&|at| lookup.table_strides[at] != 0 && self.strides[at] == 0).min(lookup.len as f64));
+        let windows =
+            self.windows.iter().map(|window| product(&|at| window.coefficients[at] != 0).min(window.len as f64));
+        plain * lookups.product::<f64>() * windows.product::<f64>()
+    }
+
     /// Keeps the loops of `order`, in that order.
     pub(crate) fn keep(&mut self, order: &[usize]) {
         self.strides = order.iter().map(|&at| self.strides[at]).collect();
@@ -190,33 +208,9 @@ impl Contraction {
         read * self.dtype.bytes() as f64 + tables + self.distinct_elements(&self.out) * self.out_dtype.bytes() as f64
     }
 
-    /// Elements that an access can reach at most: the product of the loops it depends on, capped at its axes.
+    /// Elements that an access can reach at most.
     pub fn distinct_elements(&self, access: &Access) -> f64 {
-        let of = |at: usize| self.loops[at].len as f64;
-        let plain: f64 = (0..self.loops.len()).filter(|&at| access.strides[at] != 0).map(of).product();
-        // Strides that overlap reach no more than lies between the ends.
-        let span = |at: usize| access.strides[at].unsigned_abs() as f64 * (of(at) - 1.0).max(0.0);
-        let plain = plain.min(1.0 + (0..self.loops.len()).map(span).sum::<f64>());
-        let looked_up: f64 = access
-            .lookups
-            .iter()
-            .map(|lookup| {
-                let entries: f64 = (0..self.loops.len())
-                    .filter(|&at| lookup.table_strides[at] != 0 && access.strides[at] == 0)
-                    .map(of)
-                    .product();
-                entries.min(lookup.len as f64)
-            })
-            .product();
-        let windowed: f64 = access
-            .windows
-            .iter()
-            .map(|window| {
-                let positions: f64 = (0..self.loops.len()).filter(|&at| window.coefficients[at] != 0).map(of).product();
-                positions.min(window.len as f64)
-            })
-            .product();
-        plain * looked_up * windowed
+        access.distinct_elements(|at| self.loops[at].len as f64)
     }
 }
 

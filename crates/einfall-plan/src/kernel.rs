@@ -103,11 +103,15 @@ pub fn choose(
         .iter()
         .map(|kernel| Candidate { kernel: kernel.name, answer: (kernel.estimate)(contraction, machine) })
         .collect();
+    let chosen = pick(&candidates, forced)?;
+    Some((candidates, chosen))
+}
+
+/// The position of the forced kernel's offer, else of the least predicted time; on a tie of the earlier one.
+pub(crate) fn pick(candidates: &[Candidate], forced: Option<&str>) -> Option<usize> {
     let offers = || {
         candidates.iter().enumerate().filter_map(|(at, c)| c.answer.as_ref().ok().map(|offer| (at, c.kernel, offer)))
     };
     let cheapest = offers().min_by(|a, b| a.2.cost.seconds.total_cmp(&b.2.cost.seconds))?;
-    let chosen = offers().find(|(_, kernel, _)| Some(*kernel) == forced).unwrap_or(cheapest);
-    let chosen = chosen.0;
-    Some((candidates, chosen))
+    Some(offers().find(|(_, kernel, _)| Some(*kernel) == forced).unwrap_or(cheapest).0)
 }

@@ -11,7 +11,7 @@ mod verify;
 
 use einfall_tensor::DType;
 
-pub(crate) use report::Priced;
+pub(crate) use report::write_candidates;
 pub use report::{Bytes, Flops, Seconds};
 
 use crate::bind::plural;
@@ -168,6 +168,19 @@ fn list(names: &[&str]) -> String {
     }
 }
 
+/// Refuses to prefer a kernel that is not there.
+pub(crate) fn check_known(
+    preferred: Option<&str>,
+    known: impl Iterator<Item = &'static str> + Clone,
+) -> Result<(), PlanError> {
+    match preferred {
+        Some(name) if known.clone().all(|kernel| kernel != name) => {
+            Err(PlanError::UnknownKernel { name: name.into(), known: known.collect() })
+        }
+        _ => Ok(()),
+    }
+}
+
 impl Plan {
     /// Plans a problem.
     ///
@@ -179,10 +192,7 @@ impl Plan {
         kernels: &[KernelSpec],
         options: &PlanOptions,
     ) -> Result<Plan, PlanError> {
-        if let Some(name) = options.kernel.as_ref().filter(|name| kernels.iter().all(|kernel| kernel.name != **name)) {
-            let known = kernels.iter().map(|kernel| kernel.name).collect();
-            return Err(PlanError::UnknownKernel { name: name.clone(), known });
-        }
+        check_known(options.kernel.as_deref(), kernels.iter().map(|kernel| kernel.name))?;
         let plan = build::build(problem, machine, kernels, options)?;
         debug_assert_eq!(plan.verify(), Ok(()));
         Ok(plan)

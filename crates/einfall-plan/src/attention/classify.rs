@@ -312,14 +312,25 @@ fn roles(problem: &Problem) -> Result<Vec<(LabelId, AttentionRole)>, AttentionEr
     all.into_iter().map(|label| Ok((label, role(label)?))).collect()
 }
 
-/// Row-major over the output's labels in its order, but those of `Width`.
+/// The output's labels but those of `Width`, in its order: those of the log-sum-exp.
+fn lse_labels(problem: &Problem, roles: &[(LabelId, AttentionRole)]) -> Vec<LabelId> {
+    let width = |label: &LabelId| roles.contains(&(*label, AttentionRole::Width));
+    problem.output.term.strides.iter().map(|(label, _)| *label).filter(|label| !width(label)).collect()
+}
+
+/// Shape of the log-sum-exp.
+///
+/// # Errors
+/// A label has no role.
+pub(super) fn lse_shape(problem: &Problem) -> Result<Vec<usize>, AttentionError> {
+    Ok(lse_labels(problem, &roles(problem)?).into_iter().map(|label| problem.len(label)).collect())
+}
+
+/// How the loops address a row-major log-sum-exp.
 fn lse_strides(problem: &Problem, roles: &[(LabelId, AttentionRole)], labels: &[LabelId]) -> Vec<isize> {
     let mut strides = vec![0; labels.len()];
     let mut next = 1isize;
-    for &(label, _) in problem.output.term.strides.iter().rev() {
-        if roles.iter().any(|&(l, role)| l == label && role == AttentionRole::Width) {
-            continue;
-        }
+    for label in lse_labels(problem, roles).into_iter().rev() {
         if let Some(at) = labels.iter().position(|&l| l == label) {
             strides[at] = next;
         }

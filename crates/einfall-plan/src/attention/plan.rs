@@ -4,12 +4,12 @@ use einfall_tensor::{Dims, Layout};
 
 pub use crate::kernel::Candidate as AttentionCandidate;
 
-use super::classify::AttentionError;
+use super::classify::{AttentionError, lse_shape};
 use super::{Attention, AttentionRole};
 use crate::bind::Argument;
-use crate::kernel::{Cost, Estimate};
+use crate::kernel::{Cost, Estimate, pick};
 use crate::machine::Machine;
-use crate::plan::PlanError;
+use crate::plan::{PlanError, check_known};
 use crate::problem::Problem;
 
 /// Which way an attention runs.
@@ -91,10 +91,7 @@ impl AttentionPlan {
         kernels: &[AttentionKernelSpec],
         options: &AttentionOptions,
     ) -> Result<AttentionPlan, AttentionPlanError> {
-        if let Some(name) = options.kernel.as_ref().filter(|name| kernels.iter().all(|kernel| kernel.name != **name)) {
-            let known = kernels.iter().map(|kernel| kernel.name).collect();
-            return Err(PlanError::UnknownKernel { name: name.clone(), known }.into());
-        }
+        check_known(options.kernel.as_deref(), kernels.iter().map(|kernel| kernel.name))?;
         let attention = Attention::new(&problem, options)?;
         let candidates: Vec<AttentionCandidate> = kernels
             .iter()
@@ -103,21 +100,12 @@ impl AttentionPlan {
                 answer: (kernel.estimate)(&attention, options.pass, machine),
             })
             .collect();
-        let offers = || {
-            let offer = |(at, candidate): (usize, &AttentionCandidate)| {
-                candidate.answer.as_ref().ok().map(|offer| (at, candidate.kernel, offer.cost.seconds))
-            };
-            candidates.iter().enumerate().filter_map(offer).collect::<Vec<_>>()
-        };
-        let offers = offers();
-        let preferred = offers.iter().find(|(_, kernel, _)| Some(*kernel) == options.kernel.as_deref());
-        let cheapest = offers.iter().min_by(|a, b| a.2.total_cmp(&b.2));
-        let Some(&(chosen, ..)) = preferred.or(cheapest) else {
+        let Some(chosen) = pick(&candidates, options.kernel.as_deref()) else {
             return Err(PlanError::NoKernel { step: problem.equation.to_string() }.into());
         };
         let mut arguments = problem.arguments.clone();
         arguments.extend(options.ragged.iter().map(|ragged| ragged.argument.clone()));
-        let lse = Layout::contiguous(&lse_shape(&problem));
+        let lse = Layout::contiguous(&lse_shape(&problem)?);
         Ok(AttentionPlan {
             problem,
             arguments,
@@ -154,18 +142,6 @@ impl AttentionPlan {
     pub fn output_shape(&self) -> Dims {
         self.problem.output_shape()
     }
-}
-
-/// The output's shape without the axes of labels that only values and output have.
-fn lse_shape(problem: &Problem) -> Vec<usize> {
-    let [query, key, value] = [0, 1, 2].map(|at| problem.operands[at].term.labels(&problem.tables));
-    let bias = problem.operands.get(3).map(|bias| bias.term.labels(&problem.tables)).unwrap_or_default();
-    let output = &problem.output;
-    let kept = |label| {
-        let width = !query.contains(label) && !key.contains(label) && value.contains(label) && !bias.contains(label);
-        !width
-    };
-    output.term.strides.iter().filter(|(label, _)| kept(label)).map(|&(label, _)| problem.len(label)).collect()
 }
 
 /// Why an attention has no plan.

@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::{Attention, AttentionPlan, AttentionRole, Pass};
 use crate::bind::plural;
-use crate::plan::{Bytes, Priced};
+use crate::plan::{Bytes, write_candidates};
 
 impl fmt::Display for AttentionPlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -19,15 +19,7 @@ impl fmt::Display for AttentionPlan {
         let threads = plural(self.machine.threads, "thread");
         writeln!(f, "result {shape:?} {}, {threads}, {}", problem.output.dtype, self.machine.isa)?;
         writeln!(f, "{}", self.attention)?;
-        for (at, candidate) in self.candidates.iter().enumerate() {
-            let mark = if at == self.chosen { '*' } else { ' ' };
-            match &candidate.answer {
-                Ok(offer) => {
-                    writeln!(f, " {mark} {:<12} {:<13} {}", candidate.kernel, offer.way, Priced(offer.cost))?;
-                }
-                Err(reason) => writeln!(f, " {mark} {:<12} {:<13} {reason}", candidate.kernel, "-")?,
-            }
-        }
+        write_candidates(f, &self.candidates, self.chosen)?;
         write!(f, "workspace {}", Bytes(self.workspace_bytes() as f64))
     }
 }

@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::{Plan, Step};
 use crate::bind::plural;
-use crate::kernel::Cost;
+use crate::kernel::{Candidate, Cost};
 use crate::problem::Term;
 
 impl fmt::Display for Plan {
@@ -40,8 +40,13 @@ fn write_step(f: &mut fmt::Formatter<'_>, number: usize, step: &Step) -> fmt::Re
     if let Some(why) = step.why {
         writeln!(f, "   why: {why}")?;
     }
-    for (at, candidate) in step.candidates.iter().enumerate() {
-        let mark = if at == step.chosen { '*' } else { ' ' };
+    write_candidates(f, &step.candidates, step.chosen)
+}
+
+/// What every kernel answered, a line each.
+pub(crate) fn write_candidates(f: &mut fmt::Formatter<'_>, candidates: &[Candidate], chosen: usize) -> fmt::Result {
+    for (at, candidate) in candidates.iter().enumerate() {
+        let mark = if at == chosen { '*' } else { ' ' };
         match &candidate.answer {
             Ok(offer) => {
                 writeln!(f, " {mark} {:<12} {:<13} {}", candidate.kernel, offer.way, Priced(offer.cost))?;
@@ -53,7 +58,7 @@ fn write_step(f: &mut fmt::Formatter<'_>, number: usize, step: &Step) -> fmt::Re
 }
 
 /// A cost in three columns.
-pub(crate) struct Priced(pub Cost);
+struct Priced(Cost);
 
 impl fmt::Display for Priced {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

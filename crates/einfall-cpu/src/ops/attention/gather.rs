@@ -11,7 +11,7 @@ use einfall_tensor::DType;
 use einfall_tensor::half::{bf16, f16};
 
 use super::keys::{BIAS, Found, KEY, Keys, LSE, OUT, QUERY, Queries, Rows};
-use super::{AttentionRun, Backward, Failure, Written};
+use super::{AttentionRun, Backward, Failure, Written, with_float};
 use crate::kernels::exp::Exponent;
 use crate::kernels::rows::{AxpyList, DotList, RowElement, RowWeight, row_axpys, row_dots};
 use crate::scalar::Scalar;
@@ -68,32 +68,6 @@ fn seconds(attention: &Attention, rows: &Rows, pass: Pass, machine: &Machine) ->
     let work = pairs * (pair + products) + queries * 40e-9;
     crate::ops::started(machine, work / threads) + attention.distinct_bytes(pass) * 0.2 / machine.read_bytes_per_second
 }
-
-/// Runs an expression for the element type of an attention.
-macro_rules! with_float {
-    ($dtype:expr, $T:ident => $body:expr) => {
-        match $dtype {
-            DType::F16 => {
-                type $T = f16;
-                $body
-            }
-            DType::BF16 => {
-                type $T = bf16;
-                $body
-            }
-            DType::F64 => {
-                type $T = f64;
-                $body
-            }
-            _ => {
-                type $T = f32;
-                $body
-            }
-        }
-    };
-}
-
-pub(super) use with_float;
 
 /// An element that attention is computed on.
 pub(super) trait Float: Scalar<Acc = Self::Sum> + RowElement<Acc = Self::Sum> {

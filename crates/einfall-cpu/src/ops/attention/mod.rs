@@ -17,6 +17,32 @@ use crate::load::TableDType;
 use crate::threads::Threads;
 use crate::walk::{BadTable, TablePointer};
 
+/// Runs an expression for the element type of an attention.
+macro_rules! with_float {
+    ($dtype:expr, $T:ident => $body:expr) => {
+        match $dtype {
+            einfall_tensor::DType::F16 => {
+                type $T = einfall_tensor::half::f16;
+                $body
+            }
+            einfall_tensor::DType::BF16 => {
+                type $T = einfall_tensor::half::bf16;
+                $body
+            }
+            einfall_tensor::DType::F64 => {
+                type $T = f64;
+                $body
+            }
+            _ => {
+                type $T = f32;
+                $body
+            }
+        }
+    };
+}
+
+use with_float;
+
 /// One attention with its memory.
 ///
 /// Invariant `bound`: the pointers are what the attention's accesses were bound to, so every offset that a walk over all

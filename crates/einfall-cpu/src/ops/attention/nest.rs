@@ -11,7 +11,7 @@ use einfall_plan::{
 use einfall_tensor::DType;
 use einfall_tensor::half::{bf16, f16};
 
-use super::{AttentionRun, Backward, Failure, Written};
+use super::{AttentionRun, Backward, Failure, Written, with_float};
 use crate::walk::BadTable;
 
 /// Measured: a multiply-add with its loads and conversions.
@@ -71,41 +71,18 @@ real! {
     f64, |x| x, x;
 }
 
-macro_rules! with_real {
-    ($dtype:expr, $T:ident => $body:expr) => {
-        match $dtype {
-            DType::F16 => {
-                type $T = f16;
-                $body
-            }
-            DType::BF16 => {
-                type $T = bf16;
-                $body
-            }
-            DType::F64 => {
-                type $T = f64;
-                $body
-            }
-            _ => {
-                type $T = f32;
-                $body
-            }
-        }
-    };
-}
-
 /// # Safety
 /// The element is in memory of type `dtype`.
 unsafe fn read(pointer: *const u8, dtype: DType, at: isize) -> f64 {
     // SAFETY: by the caller; unaligned reads.
-    with_real!(dtype, T => unsafe { pointer.cast::<T>().offset(at).read_unaligned().get() })
+    with_float!(dtype, T => unsafe { pointer.cast::<T>().offset(at).read_unaligned().get() })
 }
 
 /// # Safety
 /// As [`read`], and nobody else writes the element.
 unsafe fn write(pointer: *mut u8, dtype: DType, at: isize, value: f64) {
     // SAFETY: by the caller; unaligned writes.
-    with_real!(dtype, T => unsafe { pointer.cast::<T>().offset(at).write_unaligned(T::put(value)) });
+    with_float!(dtype, T => unsafe { pointer.cast::<T>().offset(at).write_unaligned(T::put(value)) });
 }
 
 /// Offset of an access from the values of all loops, without its lookups and windows.

@@ -12,10 +12,9 @@ use std::ops::Range;
 
 use einfall_plan::{Access, Attention, AttentionRole, Cost, Estimate, Machine, Pass, Way};
 use einfall_tensor::DType;
-use einfall_tensor::half::{bf16, f16};
 
-use super::gather::{Float, Real, Widen, bias_at, with_float};
-use super::{AttentionRun, Failure, Written};
+use super::gather::{Float, Real, Widen, bias_at};
+use super::{AttentionRun, Failure, Written, with_float};
 use crate::kernels::exp::Exponent;
 use crate::kernels::tile::TileElement;
 use crate::ops::gemm::{Accum, Blocking, Caches, Scratch, gemm_prepacked, pack_right, packed_right_len};
