@@ -32,7 +32,7 @@ pub(crate) fn compile(cases: u64) -> Outcome {
     let cases = env::var("EINFALL_CASES").unwrap_or(cases.to_string());
     let environment = [("EINFALL_NVRTC", folder.to_str().ok_or("error: NVRTC's folder is no text")?)];
     run(
-        "cargo test -p einfall --test cuda -- --ignored every_kernel_compiles",
+        "cargo test -p einfall --test cuda --test cuda_tensor -- --ignored every_kernel_compiles",
         &[environment[0], ("EINFALL_CASES", &cases)],
     )
 }

@@ -13,9 +13,10 @@ use einfall::{AbsentGpu, CudaDevice, DType, Device, Einsum, KernelSpec, Machine,
 use einfall_cuda::{AttentionLowering, Lowering, Memory, compile, kernel_specs, ops};
 use einfall_plan::{Argument, Pass};
 use einfall_testing::attention::{AttentionCase, random_attention};
-use einfall_testing::case::{Buffer, Case, Fill};
+use einfall_testing::case::{ArgumentSpec, Buffer, Case, Fill};
 use einfall_testing::generator::random_case;
 use einfall_testing::oracle::Bounds;
+use einfall_testing::oracle::attention::AttentionCall;
 use einfall_testing::suite;
 
 /// Random cases per test; `EINFALL_CASES` asks for more.
@@ -126,6 +127,39 @@ fn every_kernel_compiles_for_every_architecture() {
     compile_all(&sources, &kinds);
 }
 
+/// A list for each query and head, rows of whole chunks of 16 bytes: what `resident` is made for, and chance seldom makes.
+fn lists_of_whole_chunks() -> Vec<AttentionCase> {
+    let argument = |dtype, shape: &[usize], fill| ArgumentSpec {
+        dtype,
+        shape: shape.to_vec(),
+        strides: None,
+        offset: 0,
+        misaligned: 0,
+        fill,
+        storage_len: None,
+    };
+    let case = |(dtype, table)| AttentionCase {
+        equation: "bhqd,bh[bhqk]d,bh[bhqk]e->bhqe".into(),
+        arguments: vec![
+            argument(dtype, &[2, 3, 70, 32], Fill::Normal),
+            argument(dtype, &[2, 3, 90, 32], Fill::Normal),
+            argument(table, &[2, 3, 70, 17], Fill::Random(90)),
+            argument(dtype, &[2, 3, 90, 32], Fill::Normal),
+        ],
+        call: AttentionCall {
+            sizes: Default::default(),
+            bounds: Bounds::Skip,
+            causal: false,
+            scale: None,
+            offsets: None,
+        },
+        seed: 5,
+    };
+    let kinds =
+        [(DType::F32, DType::I64), (DType::BF16, DType::I32), (DType::F16, DType::I64), (DType::F32, DType::I32)];
+    kinds.map(case).to_vec()
+}
+
 /// Compiles texts of kernels, each for the architecture of its number.
 fn compile_all(sources: &HashSet<(&'static str, usize, String)>, kinds: &[&str]) {
     // Few random cases ask for a short test: then few of each kernel's sources, spread over all of them.
@@ -196,10 +230,10 @@ fn every_kernel_compiles_of_attention() {
     let devices = ["sm_80", "sm_90", "sm_100"].map(|isa| AbsentGpu::new(Machine { isa: isa.into(), ..example_gpu() }));
     let mut sources = HashSet::new();
     for kernel in ops::attention::ATTENTION_KERNELS {
-        // Planning is cheap, and rows of whole chunks are rare.
-        for seed in 0..20 * case_count() {
-            let at = seed as usize % 3;
-            let found = attention_sources(&random_attention(seed), kernel.name, &devices[at]).unwrap_or_default();
+        let cases = lists_of_whole_chunks().into_iter().chain((0..case_count()).map(random_attention));
+        for (number, case) in cases.enumerate() {
+            let at = number % 3;
+            let found = attention_sources(&case, kernel.name, &devices[at]).unwrap_or_default();
             sources.extend(found.into_iter().map(|(kernel, source)| (kernel, at, source)));
         }
     }

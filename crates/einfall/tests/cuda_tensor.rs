@@ -86,7 +86,7 @@ fn plan(shape: &Shape, device: &dyn Device, dtype: DType, table: DType) -> Atten
 
 #[test]
 #[ignore = "needs NVRTC, which `cargo xtask kernels` fetches"]
-fn kernels_of_tensor_cores_compile() {
+fn every_kernel_compiles_of_tensor_cores() {
     for (isa, capability) in [("sm_90", (9, 0)), ("sm_80", (8, 0)), ("sm_100", (10, 0))] {
         let device = AbsentGpu::new(Machine { isa: isa.into(), ..example_gpu() });
         for (number, shape) in SHAPES.iter().enumerate() {
