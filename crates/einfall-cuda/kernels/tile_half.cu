@@ -57,52 +57,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) tile_half(const __grid_con
   __shared__ Offsets s;
   const unsigned ring = shared_of(memory);
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, wm = warp / WN * (BM / WM), wn = warp % WN * (BN / WN);
-  const u64 tiles_n = (p.columns + BN - 1) / BN;
-#if SORTED
-  const u64 all = (u64)p.most_tiles * tiles_n;
-#else
-  const u64 tiles_m = (p.rows + BM - 1) / BM, all = (u64)p.batches * tiles_m * tiles_n;
-#endif
-  for (u64 work = blockIdx.x; work < all; work += gridDim.x) {
-    bool ok = true;
-#if SORTED
-    // Rows with one value follow each other in `order`; the value's tiles are those from tiles[value] on.
-    const unsigned tile = (unsigned)(work / tiles_n);
-    const i64 n0 = work % tiles_n * BN;
-    if (tile >= p.tiles[p.values + 1]) break;
-    unsigned value = 0, above = (unsigned)p.values + 1;
-    while (above - value > 1) {
-      const unsigned middle = (value + above) / 2;
-      if (p.tiles[middle] <= tile) value = middle; else above = middle;
-    }
-    const i64 m0 = (i64)p.begins[value] + (i64)(tile - p.tiles[value]) * BM, rows = p.begins[value + 1];
-    if (value == p.values) ok = false;
-#else
-    const u64 batch = work / (tiles_m * tiles_n), in_batch = work % (tiles_m * tiles_n);
-    const i64 m0 = in_batch / tiles_n * BM, n0 = in_batch % tiles_n * BN, rows = p.rows;
-#endif
-    OFFSETS_OF_BATCH
-    const bool batch_ok = ok;
-    __syncthreads();
-    for (int i = threadIdx.x; i < BM; i += THREADS) {
-      i64 m = m0 + i;
-      bool ok = batch_ok && m < rows;
-      i64 at = MISSED, out = MISSED;
-      if (m < rows) {
-#if SORTED
-        m = p.order[m];
-#endif
-        OFFSETS_OF_ROW
-      }
-      s.first_at[i] = at; s.out_m[i] = out;
-    }
-    for (int i = threadIdx.x; i < BN; i += THREADS) {
-      const i64 n = n0 + i;
-      bool ok = batch_ok && n < p.columns;
-      i64 at = MISSED, out = MISSED;
-      if (n < p.columns) { OFFSETS_OF_COLUMN }
-      s.second_at[i] = at; s.out_n[i] = out;
-    }
+  // PLACE_OF_TILE
     const int steps = (int)((p.terms + BK - 1) / BK);
     // A step's offsets are worked out one step before its copies begin.
     auto offsets_of_terms = [&](int step) {

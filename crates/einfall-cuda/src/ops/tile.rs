@@ -287,7 +287,8 @@ impl Matrices<'_> {
         for (name, body) in bodies {
             source += &format!("#define {name} {}\n", body.trim_end().replace('\n', " \\\n"));
         }
-        source += if tile.is_half() { half::TILE } else { TILE };
+        let text = if tile.is_half() { half::TILE } else { TILE };
+        source += &text.replace("  // PLACE_OF_TILE\n", PLACE);
         let across = self.len(columns).div_ceil(tile.columns);
         let tiles = match sorted {
             Some(sorted) => sorted.most_tiles * across,
@@ -356,3 +357,5 @@ impl Sorted {
 }
 
 const TILE: &str = include_str!("../../kernels/tile.cu");
+/// Which tile a block works on: the same for both kinds of cores.
+const PLACE: &str = include_str!("../../kernels/tile_place.cuh");
