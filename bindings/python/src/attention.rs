@@ -44,8 +44,13 @@ impl Settings {
         Ok(Settings { sizes: options::sizes(sizes)?, scale, bounds: options::bounds(bounds)?, causal })
     }
 
+    /// `equation|labels` has offsets with these labels.
     pub(crate) fn attend<'d>(&self, equation: &str) -> Attend<'d> {
+        let (equation, offsets) = equation.split_once('|').map_or((equation, None), |(text, labels)| (text, Some(labels)));
         let mut attend = Attend::new(equation).bounds(self.bounds).causal(self.causal);
+        if let Some(labels) = offsets {
+            attend = attend.offsets(labels);
+        }
         for (name, len) in &self.sizes {
             attend = attend.size(name, *len);
         }

@@ -46,8 +46,12 @@ pub(crate) fn attention_arguments(
     given: &[Bound<'_, PyAny>],
     dtype: Option<DType>,
 ) -> PyResult<Vec<Argument>> {
+    let (equation, offsets) = equation.split_once('|').map_or((equation, false), |(text, _)| (text, true));
     let parsed = Equation::parse(equation).map_err(|error| to_python(py, error.into()))?;
     let mut tables = tables(&parsed);
+    if offsets {
+        tables.push(true);
+    }
     let of_value = parsed.operands().get(2).map_or(0, |value| value.lookups());
     if tables.len() == given.len() + of_value {
         let before: usize = parsed.operands().iter().take(3).map(|operand| operand.lookups() + 1).sum();

@@ -5,6 +5,7 @@
 use std::sync::atomic::{AtomicPtr, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use pyo3::exceptions::PyValueError;
 use pyo3::ffi;
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -92,6 +93,11 @@ pub(crate) fn unwrap(operands: &mut [Bound<'_, PyAny>]) -> PyResult<Tables> {
         // SAFETY: a bound object has a type.
         let class = unsafe { ffi::Py_TYPE(operand.as_ptr()) };
         if std::ptr::eq(class, TABLE.load(Ordering::Relaxed)) {
+            if !operand.getattr(intern!(operand.py(), "offsets"))?.is_none() {
+                return Err(PyValueError::new_err(format!(
+                    "argument {number} has lists of different lengths, which are for `einfall.attention` alone"
+                )));
+            }
             let kept = operand.getattr(intern!(operand.py(), "_kept"))?.cast_into::<Kept>()?;
             tables.push((number, kept.unbind()));
             *operand = operand.getattr(intern!(operand.py(), "array"))?;

@@ -489,6 +489,67 @@ def test_lists_of_different_lengths(scope, library):
             torch.testing.assert_close(one, other)
 
 
+@pytest.mark.parametrize("library", ["numpy", "torch", "jax"])
+def test_lists_of_different_lengths_with_a_bias_for_each_index(library):
+    rng = np.random.default_rng(3)
+    query, key, value = (rng.normal(size=(2, 4, n, 5)) for n in (3, 7, 7))
+    lists = [[4, 0], [], [6, 1, 1]]
+    indices, offsets = np.array(sum(lists, [])), np.array([0, 2, 2, 5])
+    bias = rng.normal(size=(4, 5))
+    table = np.array([[4, 0, -1], [-1, -1, -1], [6, 1, 1]])
+    padded = np.zeros((1, 4, 3, 3))
+    padded[0, :, 0, :2], padded[0, :, 2] = bias[:, :2], bias[:, 2:]
+    expected = einfall.attention(query, key, value, table, bias=padded)
+    if library == "torch":
+        query, key, value, indices, offsets, bias = map(
+            torch.from_numpy, (query, key, value, indices, offsets, bias)
+        )
+        query, key, value, bias = (one.requires_grad_() for one in (query, key, value, bias))
+    if library == "jax":
+        jax = pytest.importorskip("jax")
+        query, key, value, bias = (jax.numpy.asarray(one, "float32") for one in (query, key, value, bias))
+    given = einfall.Table(indices, offsets=offsets)
+    out, lse = einfall.attention(query, key, value, given, bias=bias, return_lse=True)
+    assert lse.shape == (2, 4, 3)
+    close(out.detach() if library == "torch" else out, expected, 1e-5 if library == "jax" else 1e-12)
+    if library == "jax":
+        loss = jax.jit(jax.grad(lambda *given: (einfall.attention(*given[:3], lists_of, bias=given[3]) ** 2).sum(), 3))
+        lists_of = given
+        found = loss(query, key, value, bias)
+        assert found.shape == bias.shape and bool((abs(found) > 0).any())
+    if library == "torch":
+        def run(query, key, value, bias):
+            return einfall.attention(query, key, value, given, bias=bias)
+
+        assert torch.autograd.gradcheck(run, (query, key, value, bias))
+        assert torch.autograd.gradgradcheck(run, (query, key, value, bias))
+        compiled = torch.compile(run, backend="aot_eager")(query, key, value, bias)
+        close(compiled.detach(), expected, 1e-12)
+
+
+def test_lists_of_different_lengths_are_checked():
+    x = np.ones((1, 1, 3, 2))
+    indices = np.array([0, 1, 2])
+
+    def run(offsets, indices=indices, **options):
+        return einfall.attention(x, x, x, einfall.Table(indices, offsets=offsets), **options)
+
+    with pytest.raises(ValueError, match=r"offsets have the shape \(3,\), but \(b\|1, h\|g\|1, q \+ 1\)"):
+        run(np.array([0, 1, 3]))
+    for bad in ([0, 2, 1, 3], [0, 1, 2, 4], [-1, 1, 2, 3]):
+        with pytest.raises((ValueError, einfall.TableError), match="not in"):
+            run(np.array(bad))
+    with pytest.raises((TypeError, ValueError), match="offsets are"):
+        run(np.array([0.0, 1.0, 2.0, 3.0]))
+    with pytest.raises(ValueError, match="bias"):
+        run(np.array([0, 1, 2, 3]), bias=np.ones((1, 4)))
+    with pytest.raises(ValueError, match="for `einfall.attention` alone"):
+        einfall.einsum("[q]d->qd", x[0, 0], einfall.Table(indices, offsets=np.array([0, 1, 2, 3])))
+    report = einfall.explain_attention(x, x, x, einfall.Table(indices, offsets=np.array([0, 1, 2, 3])))
+    assert report.to_dict()["shape"] == (1, 1, 3, 2)
+    assert run(np.array([0, 0, 0, 0]), indices[:0]).sum() == 0
+
+
 # Memory, and what is kept.
 
 

@@ -39,13 +39,13 @@ def attention(
       bfloat16, float32 or float64; h is a multiple of g, and query head i reads head ``i // (h // g)`` of the keys.
     * ``table``: integers ``(b|1, h|g|1, q, k)``, also ``(h|g|1, q, k)`` or ``(q, k)``: positions of the k keys of each
       query. -1 pads a short list: what it points to is never read. Heads that share a table share its loads. Lists of
-      different lengths are ``einfall.Table(indices, offsets=offsets)``.
+      different lengths are ``einfall.Table(indices, offsets=offsets)``, read as they lie.
     * ``window``: in place of a table, the number of keys along each axis: one integer, or one for each of the up to three
       axes of ``query (b, h, *axes, d)``, ``key (b, g, *axes, d)``. It is centred at the query; with ``causal`` it ends
       there. Positions outside are left out. ``dilation`` is the distance from one key of a window to the next.
     * ``scale``: by default ``1 / sqrt(d)``.
     * ``bias``: ``(b|1, h|1, q|1, k|1)``, or for windows ``(b|1, h|1, *axes, *window)``, each axis of them or 1: added to
-      the scores.
+      the scores. For lists of different lengths ``(entries,)`` or ``(h, entries)``, one for each index.
     * ``bounds``: ``"skip"`` leaves out table values outside of the keys, ``"error"`` raises ``TableError``.
     * ``causal``: leaves out keys after the query: query i sees the keys 0 to i, as in torch.
     * ``return_lse``: also return the logarithm (base e) of the sum of exponentials, ``(b, h, q)``, float32, or float64
@@ -77,8 +77,9 @@ def attention(
     >>> einfall.attention(x, x, x, window=3).shape
     (1, 2, 6, 7, 4)
     """
-    query, key, value, table = _array(query), _array(key), _array(value), _indices(table)
-    call, operands = _usual(query, key, value, table, None if bias is None else _array(bias), window, dilation, causal)
+    query, key, value, (table, offsets) = _array(query), _array(key), _array(value), _lists(table)
+    bias = None if bias is None else _array(bias)
+    call, operands = _usual(query, key, value, table, offsets, bias, window, dilation, causal)
     out, lse = _einfall._attend(
         call.equation, operands, dict(call.sizes), scale, bounds, causal and not call.windowed, return_lse
     )
@@ -111,7 +112,7 @@ def attend(
     >>> bool(np.allclose(out[1], v[2]))
     True
     """
-    arrays = [_indices(operand) for operand in operands]
+    arrays = [operand if isinstance(operand, Table) else _array(operand) for operand in operands]
     out, lse = _einfall._attend(equation, arrays, dict(sizes or {}), scale, bounds, causal, return_lse)
     return (out, lse) if return_lse else out
 
@@ -142,7 +143,7 @@ def _explain_equation(
     return_lse: bool = False,
     dtype: Any = None,
 ) -> Report:
-    given = [_indices(one) if isinstance(one, Table) else one for one in operands]
+    given = [one.array if isinstance(one, Table) else one for one in operands]
     return Report(*_einfall._explain_attend(equation, given, dict(sizes or {}), scale, bounds, causal, dtype))
 
 
@@ -161,9 +162,10 @@ def _explain_usual(
     return_lse: bool = False,
     dtype: Any = None,
 ) -> Report:
-    table = _indices(table) if isinstance(table, Table) else table
-    given: list[Any] = [None if one is None else _Described.of(one) for one in (query, key, value, table, bias)]
-    call, operands = _usual(given[0], given[1], given[2], given[3], given[4], window, dilation, causal)
+    table, offsets = _lists(table) if isinstance(table, Table) else (table, None)
+    arguments = (query, key, value, table, offsets, bias)
+    given: list[Any] = [None if one is None else _Described.of(one) for one in arguments]
+    call, operands = _usual(given[0], given[1], given[2], given[3], given[4], given[5], window, dilation, causal)
     arrays = [one.array if one.array is not None else one.shape for one in operands]
     masked = causal and not call.windowed
     return Report(*_einfall._explain_attend(call.equation, arrays, dict(call.sizes), scale, bounds, masked, dtype))
@@ -187,7 +189,15 @@ class _Described:
 
 
 def _usual(
-    query: Any, key: Any, value: Any, table: Any, bias: Any, window: _Window | None, dilation: _Window, causal: bool
+    query: Any,
+    key: Any,
+    value: Any,
+    table: Any,
+    offsets: Any,
+    bias: Any,
+    window: _Window | None,
+    dilation: _Window,
+    causal: bool,
 ) -> tuple[_Call, list[Any]]:
     """A call of :func:`attention` as an equation, and its operands."""
     call = _write(
@@ -195,6 +205,7 @@ def _usual(
         _shape(key, "key"),
         _shape(value, "value"),
         None if table is None else _shape(table, "table"),
+        None if offsets is None else _shape(offsets, "offsets"),
         None if bias is None else _shape(bias, "bias"),
         window,
         dilation,
@@ -202,10 +213,12 @@ def _usual(
     )
     operands = [_reshaped(query, call.query), key]
     if table is not None:
-        operands.append(_reshaped(table, call.table))
+        operands.append(table if offsets is not None else _reshaped(table, call.table))
     operands.append(value)
     if bias is not None:
         operands.append(_reshaped(bias, call.bias))
+    if offsets is not None:
+        operands.append(_reshaped(offsets, call.table))
     return call, operands
 
 
@@ -215,6 +228,7 @@ class _Call(NamedTuple):
     equation: str
     sizes: tuple[tuple[str, int], ...]
     query: tuple[Any, ...] | None
+    #: Of the table, or of the offsets where there are any.
     table: tuple[Any, ...] | None
     bias: tuple[Any, ...] | None
     out: tuple[Any, ...] | None
@@ -226,6 +240,7 @@ def _write(
     key: tuple[Any, ...],
     value: tuple[Any, ...],
     table: tuple[Any, ...] | None,
+    offsets: tuple[Any, ...] | None,
     bias: tuple[Any, ...] | None,
     window: _Window | None,
     dilation: _Window,
@@ -261,7 +276,11 @@ def _write(
     places = "xyz"[:axes] if window is not None else "q"
     sizes: tuple[tuple[str, int], ...] = ()
     table_shape: tuple[Any, ...] | None = None
-    if table is not None:
+    lists = ""
+    if offsets is not None:
+        lists, table_shape = _offsets(offsets, batch, heads, groups, repeat, query[2])
+        positions, keys = "[k]", "k"
+    elif table is not None:
         table_labels, table_shape = _table(table, batch, heads, groups, repeat, query[2])
         positions, keys = f"[{table_labels}]", "k"
     elif window is not None:
@@ -280,9 +299,11 @@ def _write(
         widths = [key[2]] if table is None else [table[-1]]
         if window is not None:
             widths = [one for _, one in sizes]
+        if offsets is not None:
+            bias = (1,) * (3 - len(bias)) + bias[:-1] + (1,) + bias[-1:]
         bias_labels, bias_shape = _bias(bias, batch, heads, groups, repeat, places, query[2:-1], keys, widths)
         equation += f",{bias_labels}"
-    equation += f"->b{head}{places}e"
+    equation += f"->b{head}{places}e" + (f"|{lists}" if lists else "")
     if not grouped:
         return _Call(equation, sizes, None, table_shape, bias_shape, None, window is not None)
     split = (batch, groups, repeat, *query[2:])
@@ -307,6 +328,19 @@ def _table(
         raise ValueError(f"table has the shape {_text(shape)}, but {wanted} is wanted")
     labels, lens = _leading("table", shape[:-2], batch, heads, groups, repeat, wanted, True)
     return labels + "qk", (*lens, *shape[-2:])
+
+
+def _offsets(
+    shape: tuple[Any, ...], batch: Any, heads: Any, groups: Any, repeat: Any, queries: Any
+) -> tuple[str, tuple[Any, ...]]:
+    """The labels of offsets, and their shape for them."""
+    wanted = (
+        f"(b|1, h|g|1, q + 1) with b={batch}, h={heads}, g={groups}, q={queries}, also without the first or first two"
+    )
+    if not 1 <= len(shape) <= 3 or shape[-1] != queries + 1:
+        raise ValueError(f"offsets have the shape {_text(shape)}, but {wanted} are wanted")
+    labels, lens = _leading("offsets", shape[:-1], batch, heads, groups, repeat, wanted, True)
+    return labels + "q", (*lens, shape[-1])
 
 
 def _leading(
@@ -383,11 +417,11 @@ def _reshaped(array: Any, shape: tuple[Any, ...] | None) -> Any:
     return array if shape is None or tuple(array.shape) == shape else array.reshape(shape)
 
 
-def _indices(table: Any) -> Any:
-    """The array of a table; lists of different lengths are filled up with -1."""
+def _lists(table: Any) -> tuple[Any, Any]:
+    """The array of a table, and where lists of different lengths begin."""
     if isinstance(table, Table):
-        return table.array if table.offsets is None else table._padded()
-    return None if table is None else _array(table)
+        return table.array, table.offsets
+    return (None if table is None else _array(table)), None
 
 
 def _array(a: Any) -> Any:

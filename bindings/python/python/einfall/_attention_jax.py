@@ -57,7 +57,7 @@ def _saved(settings: Settings, *operands: Any) -> tuple[Any, Any]:
 def _pulled(settings: Settings, saved: Any, cotangents: Any) -> tuple[Any, ...]:
     operands, out, lse = saved
     found = list(_again(settings, out, lse, cotangents[0], *operands))
-    numbers = _differentiable(settings.equation, len(operands))
+    numbers = _attention_terms.differentiable(settings.equation, len(operands))
     return tuple(found.pop(0) if at in numbers else None for at in range(len(operands)))
 
 
@@ -74,7 +74,7 @@ def _again(settings: Settings, out: Any, lse: Any, grad: Any, *operands: Any) ->
 def _second(settings: Settings, primals: Sequence[Any], tangents: Sequence[Any]) -> tuple[Any, Any]:
     # As functions of operands and cotangent alone: the output and its log-sum-exp follow from them.
     _, _, grad, *operands = primals
-    numbers = _differentiable(settings.equation, len(operands))
+    numbers = _attention_terms.differentiable(settings.equation, len(operands))
 
     def gradients(grad: Any, *leaves: Any) -> tuple[Any, ...]:
         def output(*leaves: Any) -> Any:
@@ -94,7 +94,7 @@ def _second(settings: Settings, primals: Sequence[Any], tangents: Sequence[Any])
 
 def _moved(primals: Sequence[Any], tangents: Sequence[Any], *, settings: Settings) -> tuple[Any, Any]:
     """The forward call's derivative, where that of its gradients is asked for."""
-    numbers = [at for at in _differentiable(settings.equation, len(primals)) if type(tangents[at]) is not ad.Zero]
+    numbers = [at for at in _attention_terms.differentiable(settings.equation, len(primals)) if type(tangents[at]) is not ad.Zero]
 
     def output(*leaves: Any) -> Any:
         given = list(primals)
@@ -105,11 +105,6 @@ def _moved(primals: Sequence[Any], tangents: Sequence[Any], *, settings: Setting
     out, lse = _forward.bind(*primals, settings=settings)
     _, tangent = jax.jvp(output, [primals[at] for at in numbers], [tangents[at] for at in numbers])
     return [out, lse], [tangent, jnp.zeros_like(lse)]
-
-
-def _differentiable(equation: str, count: int) -> list[int]:
-    tables = _attention_terms.lookups(equation)
-    return [at for at in range(count) if not 2 <= at < 2 + tables]
 
 
 def _composed(settings: Settings, operands: Sequence[Any]) -> Any:
@@ -131,7 +126,7 @@ def _results(operands: Sequence[Any], settings: Settings) -> list[jax.ShapeDtype
 
 def _gradients(arguments: Sequence[Any], settings: Settings) -> list[jax.ShapeDtypeStruct]:
     operands = arguments[:-3]
-    numbers = _differentiable(settings.equation, len(operands))
+    numbers = _attention_terms.differentiable(settings.equation, len(operands))
     return [jax.ShapeDtypeStruct(operands[at].shape, operands[at].dtype) for at in numbers]
 
 
@@ -144,7 +139,7 @@ def _forward_on_host(arguments: Sequence[Any], settings: Settings) -> list[Any]:
 def _reverse_on_host(arguments: Sequence[Any], settings: Settings) -> list[Any]:
     arrays = [np.asarray(one) for one in arguments]
     operands, saved = arrays[:-3], [np.ascontiguousarray(one) for one in arrays[-3:]]
-    wanted = _attention_terms.wanted(settings.equation, _differentiable(settings.equation, len(operands)))
+    wanted = _attention_terms.wanted(settings.equation, _attention_terms.differentiable(settings.equation, len(operands)))
     found: list[Any] = _einfall._numpy_attend_backward(settings.equation, operands, saved, wanted, *_options(settings))
     return found
 

@@ -128,7 +128,8 @@ class _Parts:
 def forward(library: Library, settings: Settings, operands: Sequence[Any]) -> tuple[Any, Any]:
     """The result and its log-sum-exp."""
     check(settings.equation, operands)
-    parts = _Parts(library, settings, operands)
+    text, operands = _attention_terms.padded(settings.equation, operands, library.module, library.place)
+    parts = _Parts(library, settings._replace(equation=text), operands)
     weights, lse = parts.weights()
     out = parts.einsum(parts.steps.values, weights, parts.value, *parts.tables)
     return library.cast(out, operands[0].dtype), library.constant(lse)
@@ -138,7 +139,8 @@ def backward(
     library: Library, settings: Settings, operands: Sequence[Any], out: Any, grad: Any, numbers: Sequence[int]
 ) -> list[Any]:
     """The gradients of the operands with these numbers among the arguments, none of which is a table."""
-    parts = _Parts(library, settings, operands)
+    text, given = _attention_terms.padded(settings.equation, operands, library.module, library.place)
+    parts = _Parts(library, settings._replace(equation=text), given)
     weights, _ = parts.weights()
     terms, labels = parts.terms, parts.steps.labels
     tables = [*parts.tables]
@@ -196,6 +198,11 @@ def of_arrays(operands: Sequence[Any]) -> Library:
 
 def check(equation: str, operands: Sequence[Any]) -> None:
     """Refuses types that attention is not there for."""
+    if _attention_terms.offsets(equation):
+        name = str(operands[-1].dtype).removeprefix("torch.")
+        if "int" not in name:
+            raise TypeError(f"offsets are of type {name}, not of integers")
+    equation, operands = _attention_terms.plain(equation, operands)
     tables = range(2, 2 + _attention_terms.lookups(equation))
     names = [str(one.dtype).removeprefix("torch.") for one in operands]
     for at, name in enumerate(names):

@@ -1,7 +1,8 @@
 """What an attend-equation says of shapes and labels, for libraries that trace and transform calls.
 
 Arguments are query, key, tables of the key, value, and a bias where there is one; the value reads the key's tables again.
-Lengths may be symbols.
+Lengths may be symbols. Lists of different lengths are written ``equation|labels``: the table has one axis, and offsets, whose
+axes have these labels, come last.
 """
 
 from __future__ import annotations
@@ -38,8 +39,53 @@ def wanted(equation: str, numbers: Sequence[int]) -> list[bool]:
     return [at in numbers for at in (0, 1, 2 + tables, 3 + tables)]
 
 
+def offsets(equation: str) -> str:
+    """The labels of the offsets, if there are any."""
+    return equation.partition("|")[2]
+
+
+def plain(equation: str, arguments: Sequence[Any]) -> tuple[str, list[Any]]:
+    """Equation and arguments without the offsets."""
+    text, _, labels = equation.partition("|")
+    return text, list(arguments[:-1] if labels else arguments)
+
+
+def differentiable(equation: str, count: int) -> list[int]:
+    """Positions of the arguments that are no integers."""
+    tables = lookups(equation)
+    return [at for at in range(count - (offsets(equation) != "")) if not 2 <= at < 2 + tables]
+
+
+def padded(equation: str, arguments: Sequence[Any], module: Any, place: Mapping[str, Any]) -> tuple[str, list[Any]]:
+    """The same lists, filled up with -1 to one length, which is read from the offsets."""
+    text, given = plain(equation, arguments)
+    labels = offsets(equation)
+    if not labels:
+        return text, given
+    starts, ends = arguments[-1][..., :-1, None], arguments[-1][..., 1:, None]
+    lens = ends - starts
+    most = int(lens.max()) if 0 not in lens.shape else 0
+    slots = module.arange(max(most, 0), **place)
+    # A bad offset points to the last entry, not outside.
+    places = module.clip(starts + slots, 0, max(given[2].shape[0] - 1, 0))
+    inside = slots < lens
+
+    found = given[2][places] if given[2].shape[0] > 0 else places
+    given[2] = module.where(inside, found, -module.ones_like(found))
+    operands = text.partition("->")[0].split(",")
+    entry = operands[1].partition("[")[2].partition("]")[0]
+    operands[1:3] = [one.replace(f"[{entry}]", f"[{labels}{entry}]") for one in operands[1:3]]
+    if len(operands) > 3:
+        given[4] = given[4][..., places]
+        operands[3] = operands[3].removesuffix(entry) + labels + entry
+    return ",".join(operands) + "->" + text.partition("->")[2], given
+
+
 def once(equation: str, operands: Sequence[Any]) -> list[Any]:
     """The arguments with each table given once."""
+    equation, _, labels = equation.partition("|")
+    last = list(operands[-1:]) if labels else []
+    operands = operands[: len(operands) - len(last)]
     count = len(equation.partition("->")[0].split(","))
     if count not in (3, 4):
         raise ValueError(f"attention takes query, key, value and a bias, but `{equation}` has {count} operands")
@@ -55,7 +101,7 @@ def once(equation: str, operands: Sequence[Any]) -> list[Any]:
         operands = operands[: 3 + tables] + operands[3 + 2 * tables :]
     if len(operands) != wanted:
         raise ValueError(f"the equation takes {wanted} operands and tables but {len(operands)} were given")
-    return operands
+    return operands + last
 
 
 def _is_same(one: Any, other: Any) -> bool:
@@ -109,6 +155,7 @@ def shapes(
     equation: str, arguments: Sequence[Any], sizes: Mapping[str, Any]
 ) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
     """The shapes of the output and of the log-sum-exp."""
+    equation, arguments = plain(equation, arguments)
     terms = terms_of(equation, arguments)
     known = _terms.lengths(terms, [one.shape for one in twice(equation, arguments)], sizes)
     missing = [label for label in {axis[1] for axis in terms.output} if label not in known]

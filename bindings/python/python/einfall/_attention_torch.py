@@ -116,8 +116,7 @@ def _backward_fake(
 
 def _differentiable(equation: str, operands: Sequence[Any], needed: Sequence[bool]) -> list[int]:
     """Positions of the operands whose gradients are wanted."""
-    tables = _attention_terms.lookups(equation)
-    return [at for at in range(len(operands)) if needed[at] and not 2 <= at < 2 + tables]
+    return [at for at in _attention_terms.differentiable(equation, len(operands)) if needed[at]]
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, torch.Tensor]) -> None:

@@ -26,8 +26,7 @@ class Table:
 
     With ``offsets`` the table is lists of different lengths, for :func:`einfall.attention` alone: ``indices`` has one
     axis, in which list i is ``indices[offsets[i]:offsets[i + 1]]``, and ``offsets`` has the axes of a table, the last of
-    length q + 1: ``(q + 1,)``, ``(h|g|1, q + 1)`` or ``(b|1, h|g|1, q + 1)``. The first call fills the lists up to the
-    longest one, and keeps that.
+    length q + 1: ``(q + 1,)``, ``(h|g|1, q + 1)`` or ``(b|1, h|g|1, q + 1)``.
 
     >>> lists = einfall.Table(np.array([2, 0, 1]), offsets=np.array([0, 2, 2, 3]))
     >>> x = np.eye(3).reshape(1, 1, 3, 3)
@@ -64,31 +63,9 @@ class Table:
         self.array = indices
         self.offsets = offsets
         self._kept = kept
-        self._lists: Any = None
-
-    def _padded(self) -> Any:
-        """Lists of one length, filled up with -1."""
-        if self._lists is None:
-            library = _library(self.array)
-            starts, ends = self.offsets[..., :-1, None], self.offsets[..., 1:, None]
-            lens = ends - starts
-            most = int(lens.max()) if 0 not in lens.shape else 0
-            slots = library.arange(most, **({"device": lens.device} if library.__name__ == "torch" else {}))
-            # A bad offset points to the last entry, not outside.
-            places = library.clip(starts + slots, 0, max(self.array.shape[0] - 1, 0))
-            inside = slots < lens
-            found = self.array[places] if self.array.shape[0] > 0 else places
-            self._lists = Table(library.where(inside, found, -library.ones_like(found)))
-        return self._lists.array
 
     def __repr__(self) -> str:
         return f"einfall.Table({self.array!r})"
-
-
-def _library(array: Any) -> Any:
-    """The library whose functions take the array."""
-    module = type(array).__module__.partition(".")[0]
-    return sys.modules["jax.numpy" if module in ("jax", "jaxlib") else module]
 
 
 _einfall._register_table(Table)
