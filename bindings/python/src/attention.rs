@@ -46,7 +46,8 @@ impl Settings {
 
     /// `equation|labels` has offsets with these labels.
     pub(crate) fn attend<'d>(&self, equation: &str) -> Attend<'d> {
-        let (equation, offsets) = equation.split_once('|').map_or((equation, None), |(text, labels)| (text, Some(labels)));
+        let (equation, offsets) =
+            equation.split_once('|').map_or((equation, None), |(text, labels)| (text, Some(labels)));
         let mut attend = Attend::new(equation).bounds(self.bounds).causal(self.causal);
         if let Some(labels) = offsets {
             attend = attend.offsets(labels);
