@@ -334,7 +334,7 @@ pub(crate) fn _torch_attend_backward<'py>(
     if let Place::Cuda(ordinal) = given.place {
         let library = Torch { py, ordinal, like: (&operands[0], given.views[0].dtype()) };
         let call = Call { ordinal, equation, views: &given.views, settings: &settings };
-        return attention_cuda::backward(py, &library, &call, &saved, wanted);
+        return attention_cuda::backward(py, &library, &call, &operands, &saved, wanted);
     }
     let empty = |dtype: DType, layout: &Layout| torch::empty(py, dtype, &layout.shape, None);
     backward(py, equation, (&given.views, &saved), wanted, &settings, empty)

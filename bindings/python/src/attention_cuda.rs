@@ -13,13 +13,32 @@ use smallvec::SmallVec;
 
 use crate::attention::{Settings, pair};
 use crate::cache::MOST;
-use crate::cuda::{Gpu, Library, Stream, Workspace, opened};
+use crate::cuda::{Gpu, Keeping, Keeps, Library, Stream, Workspace, opened, run_kept};
 use crate::error::to_python;
+use crate::table;
 
 /// A plan and its kernels, for arrays of some alignment.
 struct Ready {
     prepared: PreparedAttention<'static>,
     program: AttentionProgram,
+}
+
+impl Keeps for Ready {
+    fn workspace_bytes(&self) -> usize {
+        self.program.workspace_bytes()
+    }
+
+    fn kept_bytes(&self) -> usize {
+        self.program.kept_bytes()
+    }
+
+    fn workspace_beside_kept(&self) -> usize {
+        self.program.workspace_beside_kept()
+    }
+
+    fn is_decided_by(&self, unchanged: &[bool]) -> bool {
+        self.program.is_decided_by(unchanged)
+    }
 }
 
 type Programs = LruCache<Box<[u64]>, Arc<Ready>, FxBuildHasher>;
@@ -134,11 +153,13 @@ pub(crate) fn forward<'py>(
     pair(py, out, lse.map(|lse| lse.0))
 }
 
-/// The gradients that are wanted, from the output, its log-sum-exp and the gradient of the output, all row-major.
+/// The gradients that are wanted, from the output, its log-sum-exp and the gradient of the output, all row-major. The
+/// inverses of tables that keep theirs are made once.
 pub(crate) fn backward<'py>(
     py: Python<'py>,
     library: &impl Library<'py>,
     call: &Call<'_>,
+    operands: &[Bound<'py, PyAny>],
     saved: &[View<'_>; 3],
     wanted: [bool; 4],
 ) -> PyResult<Vec<Bound<'py, PyAny>>> {
@@ -153,7 +174,27 @@ pub(crate) fn backward<'py>(
         addresses[number] = address;
         arrays.push(array);
     }
-    // SAFETY: the library has just made the gradients; the caller has saved what the forward pass gave.
-    unsafe { call.launch(py, library, gpu, &ready, saved, addresses)? };
+    let tables = &table::hanging(operands)?;
+    if ready.program.kept_bytes() == 0 || tables.is_empty() {
+        // SAFETY: the library has just made the gradients; the caller has saved what the forward pass gave.
+        unsafe { call.launch(py, library, gpu, &ready, saved, addresses)? };
+        return Ok(arrays);
+    }
+    let arguments = ready.prepared.arguments(call.views).map_err(|error| to_python(py, error))?;
+    let of = |views: &[View<'_>]| views.iter().map(|view| view.as_ptr() as u64).collect::<SmallVec<[u64; 8]>>();
+    let (given, arguments, stream) = (&of(call.views), &of(&arguments), library.stream()?);
+    let [out, lse, grad_out] = saved;
+    let pointers = AttentionPointers { arguments, out, lse, grad_out, gradients: addresses };
+    let (ready, ordinal) = (&ready, call.ordinal);
+    let keeping = Keeping { gpu, ordinal, ready, operands, given, arguments, tables, stream };
+    run_kept(py, library, keeping, |kept, workspace| {
+        let (device, program, stream) = (&gpu.device, &ready.program, stream as Stream);
+        match kept {
+            // SAFETY: as above; what is kept is as `run_kept` says.
+            Some(kept) => unsafe { device.launch_attention_kept(program, &pointers, workspace, kept, stream) },
+            // SAFETY: as above.
+            None => unsafe { device.launch_attention(program, &pointers, workspace, stream) },
+        }
+    })?;
     Ok(arrays)
 }

@@ -3,6 +3,7 @@
 //! *In*: views whose memory the host must not read. *Out*: a new array of the library. Nothing waits for the GPU, so a bad
 //! value of a table is found by the next call on the same GPU, which raises.
 
+use std::any::Any;
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -136,7 +137,7 @@ impl Call<'_> {
     ///
     /// # Safety
     /// The views are of this GPU, `out` is a new row-major array of the plan's, `workspace` has
-    /// [`Ready::workspace_bytes`] and is aligned to 256; all stay until the stream has passed.
+    /// [`Keeps::workspace_bytes`] and is aligned to 256; all stay until the stream has passed.
     pub(crate) unsafe fn launch(
         &self,
         gpu: &Gpu,
@@ -147,13 +148,6 @@ impl Call<'_> {
     ) -> Result<(), RunError> {
         // SAFETY: by the caller.
         Ok(unsafe { gpu.device.launch(&ready.program, &self.addresses(), out, workspace, stream as Stream) }?)
-    }
-}
-
-impl Ready {
-    /// Bytes of scratch memory.
-    pub(crate) fn workspace_bytes(&self) -> usize {
-        self.program.workspace_bytes
     }
 }
 
@@ -198,7 +192,20 @@ fn run<'py>(
     let (result, out) = library.empty(output.dtype, &output.layout.shape)?;
     let stream = library.stream()?;
     if ready.program.kept_bytes > 0 && !tables.is_empty() {
-        run_kept(py, library, gpu, call, &ready, Keeping { operands, tables, out, stream })?;
+        let arguments = &call.addresses();
+        let (ready, ordinal) = (&ready, call.ordinal);
+        let keeping = Keeping { gpu, ordinal, ready, operands, given: arguments, arguments, tables, stream };
+        run_kept(py, library, keeping, |kept, workspace| {
+            let stream = stream as Stream;
+            match kept {
+                // SAFETY: as below; what is kept is as `run_kept` says.
+                Some(kept) => unsafe {
+                    gpu.device.launch_kept(&ready.program, arguments, out, workspace, kept, stream)
+                },
+                // SAFETY: as below.
+                None => unsafe { gpu.device.launch(&ready.program, arguments, out, workspace, stream) },
+            }
+        })?;
         return Ok(result);
     }
     let workspace = Workspace::of(library, gpu, call.ordinal, stream, ready.program.workspace_bytes)?;
@@ -295,45 +302,77 @@ impl<'py> Workspace<'py> {
     }
 }
 
-/// What a call with kept inverses has beside others.
-struct Keeping<'a, 'py> {
-    operands: &'a [Bound<'py, PyAny>],
-    tables: &'a Tables,
-    out: u64,
-    stream: u64,
+/// What is asked of a program that lets inverses be kept.
+pub(crate) trait Keeps: Send + Sync + 'static {
+    /// Bytes of scratch memory, with what may be kept.
+    fn workspace_bytes(&self) -> usize;
+    fn kept_bytes(&self) -> usize;
+    fn workspace_beside_kept(&self) -> usize;
+    fn is_decided_by(&self, unchanged: &[bool]) -> bool;
+}
+
+impl Keeps for Ready {
+    fn workspace_bytes(&self) -> usize {
+        self.program.workspace_bytes
+    }
+
+    fn kept_bytes(&self) -> usize {
+        self.program.kept_bytes
+    }
+
+    fn workspace_beside_kept(&self) -> usize {
+        self.program.workspace_beside_kept
+    }
+
+    fn is_decided_by(&self, unchanged: &[bool]) -> bool {
+        self.program.is_decided_by(unchanged)
+    }
+}
+
+/// A call whose tables keep their inverses.
+pub(crate) struct Keeping<'a, 'py, R> {
+    pub(crate) gpu: &'static Gpu,
+    pub(crate) ordinal: usize,
+    pub(crate) ready: &'a Arc<R>,
+    /// What Python gave, with its addresses.
+    pub(crate) operands: &'a [Bound<'py, PyAny>],
+    pub(crate) given: &'a [u64],
+    /// The program's arguments.
+    pub(crate) arguments: &'a [u64],
+    pub(crate) tables: &'a Tables,
+    pub(crate) stream: u64,
 }
 
 /// Launches with the inverses that hang on the first of the call's tables, which are made where they are not there.
-fn run_kept<'py>(
+/// `launch` is given the kept memory, if any, and scratch memory that fits.
+pub(crate) fn run_kept<'py, R: Keeps>(
     py: Python<'py>,
     library: &impl Library<'py>,
-    gpu: &Gpu,
-    call: &Call<'_>,
-    ready: &Arc<Ready>,
-    keeping: Keeping<'_, 'py>,
+    keeping: Keeping<'_, 'py, R>,
+    launch: impl FnOnce(Option<einfall::Kept<'_>>, u64) -> Result<(), CudaError>,
 ) -> PyResult<()> {
-    let Keeping { operands, tables, out, stream } = keeping;
+    let Keeping { gpu, ordinal, ready, operands, given, arguments, tables, stream } = keeping;
     let failed = |error: CudaError| to_python(py, RunError::from(error).into());
-    let state = |(at, _): &(usize, Py<Kept>)| (*at, call.views[*at].as_ptr() as u64, library.version(&operands[*at]));
+    let state = |(at, _): &(usize, Py<Kept>)| (*at, given[*at], library.version(&operands[*at]));
     let states: smallvec::SmallVec<[State; 2]> = tables.iter().map(state).collect();
-    let arguments = call.addresses();
-    let program = &ready.program;
     // SAFETY: the library's current stream on this GPU.
     let capturing = unsafe { gpu.device.is_capturing(stream as Stream) }.map_err(failed)?;
     let reported = gpu.reported.load(Ordering::Relaxed);
     let kept = tables[0].1.get();
     let unchanged = |entry: &Entry| {
-        let same =
-            |at: usize| entry.reported == reported && entry.states.iter().any(|s| s.0 == at && states.contains(s));
-        (0..arguments.len()).map(same).collect::<smallvec::SmallVec<[bool; 8]>>()
+        let same = |&address: &u64| {
+            entry.reported == reported && entry.states.iter().any(|s| s.1 == address && states.contains(s))
+        };
+        arguments.iter().map(same).collect::<smallvec::SmallVec<[bool; 8]>>()
     };
+    let program: Arc<dyn Any + Send + Sync> = Arc::<R>::clone(ready);
     let known = {
         let mut entries = kept.entries();
-        let of_program = |entry: &&mut Entry| Arc::ptr_eq(&entry.ready, ready);
+        let of_program = |entry: &&mut Entry| std::ptr::addr_eq(Arc::as_ptr(&entry.program), Arc::as_ptr(ready));
         let mut found = None;
         for entry in entries.iter_mut().filter(of_program) {
             let mask = unchanged(entry);
-            let whole = program.is_decided_by(&mask);
+            let whole = ready.is_decided_by(&mask);
             // A graph, which runs later, may read what another stream has made by then, and fixes it; otherwise streams
             // keep apart, and what a graph reads is not written.
             if if capturing { whole } else { entry.stream == stream && (whole || !entry.pinned) } {
@@ -348,26 +387,21 @@ fn run_kept<'py>(
         Some(known) => known,
         None if capturing => {
             // What a graph makes is there when it runs, not before: it keeps nothing for others.
-            let (_memory, workspace) = library.bytes(program.workspace_bytes)?;
-            // SAFETY: as in `run`.
-            let launched = unsafe { call.launch(gpu, ready, out, workspace, stream) };
-            return launched.map_err(|error| to_python(py, error.into()));
+            let (_memory, workspace) = library.bytes(ready.workspace_bytes())?;
+            return launch(None, workspace).map_err(failed);
         }
         None => {
-            let (memory, address) = library.bytes(program.kept_bytes)?;
+            let (memory, address) = library.bytes(ready.kept_bytes())?;
             (memory.unbind(), address, smallvec::smallvec![false; arguments.len()])
         }
     };
-    let workspace = Workspace::of(library, gpu, call.ordinal, stream, program.workspace_beside_kept)?;
-    let lent = einfall::Kept { pointer: address, unchanged: &mask };
-    // SAFETY: as in `run`. What is called unchanged was made in this stream by this program, or, for a graph, before it
-    // was captured.
-    let launched =
-        unsafe { gpu.device.launch_kept(program, &arguments, out, workspace.address(), lent, stream as Stream) };
+    let workspace = Workspace::of(library, gpu, ordinal, stream, ready.workspace_beside_kept())?;
+    // What is called unchanged was made in this stream by this program, or, for a graph, before it was captured.
+    let launched = launch(Some(einfall::Kept { pointer: address, unchanged: &mask }), workspace.address());
     drop(workspace);
     launched.map_err(failed)?;
-    if !program.is_decided_by(&mask) {
-        let entry = Entry { ready: Arc::clone(ready), stream, reported, states, memory, address, pinned: false };
+    if !ready.is_decided_by(&mask) {
+        let entry = Entry { program, stream, reported, states, memory, address, pinned: false };
         drop(kept.put(entry));
     }
     Ok(())

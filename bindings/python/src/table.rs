@@ -2,6 +2,7 @@
 //!
 //! *In*: operands, some of them tables of that class. *Out*: their arrays, and for each the [`Kept`] that hangs on it.
 
+use std::any::Any;
 use std::sync::atomic::{AtomicPtr, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -10,8 +11,6 @@ use pyo3::ffi;
 use pyo3::intern;
 use pyo3::prelude::*;
 use smallvec::SmallVec;
-
-use crate::cuda::Ready;
 
 /// Inverses that a table keeps at most: one for each call that scatters through it, and each stream.
 const MOST: usize = 8;
@@ -30,7 +29,7 @@ pub(crate) type State = (usize, u64, Option<i64>);
 /// An inverse in memory of a library.
 pub(crate) struct Entry {
     /// The program that filled the memory; it alone reads it.
-    pub(crate) ready: Arc<Ready>,
+    pub(crate) program: Arc<dyn Any + Send + Sync>,
     pub(crate) stream: u64,
     /// How many bad tables had been reported by then: what was made before one may be the one.
     pub(crate) reported: u64,
@@ -71,7 +70,7 @@ impl Kept {
     /// Adds one; what it displaces is given back, to be dropped when no lock is held. Those that graphs read stay.
     pub(crate) fn put(&self, entry: Entry) -> Vec<Entry> {
         let mut entries = self.entries();
-        let same = |known: &Entry| Arc::ptr_eq(&known.ready, &entry.ready) && known.stream == entry.stream;
+        let same = |known: &Entry| Arc::ptr_eq(&known.program, &entry.program) && known.stream == entry.stream;
         let mut displaced: Vec<Entry> = entries.extract_if(.., |known| same(known) && !known.pinned).collect();
         if entries.len() >= MOST
             && let Some(oldest) = entries.iter().position(|known| !known.pinned)

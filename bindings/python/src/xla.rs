@@ -18,7 +18,7 @@ use pyo3::prelude::*;
 use serde_json::Value;
 
 use crate::cache::prepare;
-use crate::cuda::{self, Call};
+use crate::cuda::{self, Call, Keeps};
 use crate::device::device;
 use crate::error::TableError;
 use crate::options::{Options, named_order};

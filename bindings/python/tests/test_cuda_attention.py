@@ -265,6 +265,31 @@ def test_tables_that_keep_their_inverse():
     for _ in range(3):
         for one, other in zip(run(kept), expected):
             torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+    inverses = len(kept._kept)
+    # A table that is written to is noticed.
+    table.copy_(table.flip(-2))
+    for one, other in zip(run(kept), run(table)):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+    assert inverses == len(kept._kept) == 1
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_lists_of_different_lengths(dtype):
+    case = Case("lists", b=2, h=4, g=2, q=40, n=60, k=9, d=32, e=32, scope="bg", pads=0.5)
+    query, key, value, table, _ = on_gpu(case, getattr(torch, dtype), gradients=True)
+    lens = (table >= 0).sum(-1)
+    ends = lens.flatten().cumsum(0)
+    starts = torch.cat([(ends.view_as(lens) - lens), ends.view_as(lens)[..., -1:]], -1)
+    lists = einfall.Table(table[table >= 0], offsets=starts)
+    assert starts.shape == (2, 2, 41)
+
+    def run(table):
+        out = einfall.attention(query, key, value, table)
+        return [out, *torch.autograd.grad(out.float().square().sum(), (query, key, value))]
+
+    for _ in range(2):
+        for one, other in zip(run(lists), run(table)):
+            assert close(one, other, 3e-5 if dtype == "float32" else 3e-2) is None
 
 
 @pytest.mark.parametrize("backward", [False, True])

@@ -213,12 +213,12 @@ def _usual(
     )
     operands = [_reshaped(query, call.query), key]
     if table is not None:
-        operands.append(table if offsets is not None else _reshaped(table, call.table))
+        operands.append(table if offsets is not None else _relabelled(table, call.table))
     operands.append(value)
     if bias is not None:
         operands.append(_reshaped(bias, call.bias))
     if offsets is not None:
-        operands.append(_reshaped(offsets, call.table))
+        operands.append(_relabelled(offsets, call.table))
     return call, operands
 
 
@@ -415,6 +415,14 @@ def _text(shape: Sequence[Any]) -> str:
 
 def _reshaped(array: Any, shape: tuple[Any, ...] | None) -> Any:
     return array if shape is None or tuple(array.shape) == shape else array.reshape(shape)
+
+
+def _relabelled(table: Any, shape: tuple[Any, ...] | None) -> Any:
+    """The same with other axes; what hangs on it stays there."""
+    found = _reshaped(table, shape)
+    if found is not table and hasattr(table, "_einfall_kept"):
+        found._einfall_kept = table._einfall_kept
+    return found
 
 
 def _lists(table: Any) -> tuple[Any, Any]:

@@ -55,6 +55,9 @@ class Table:
             indices = sys.modules["numpy"].asarray(indices)
         if offsets is not None and not hasattr(offsets, "shape") and "numpy" in sys.modules:
             offsets = sys.modules["numpy"].asarray(offsets)
+        if torch is not None and isinstance(offsets, torch.Tensor):
+            offsets = offsets.detach()
+            offsets._einfall_kept = kept
         if offsets is not None and (len(indices.shape) != 1 or len(offsets.shape) < 1 or offsets.shape[-1] < 1):
             raise ValueError(
                 f"indices and offsets have the shapes {tuple(indices.shape)} and {tuple(offsets.shape)}, but (entries,) "
