@@ -28,6 +28,7 @@ pub fn estimate_machine(isa: Isa, threads: usize) -> Machine {
         l3_bytes_per_second: 30e9 * cores,
         f32_flops_per_second: per_core * cores,
         f64_flops_per_second: per_core * cores / 2.0,
+        half_flops_per_second: 0.0,
         fork_seconds: 2e-6,
         measured: false,
     }

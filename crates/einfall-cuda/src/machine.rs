@@ -21,6 +21,7 @@ pub fn example() -> Machine {
         l3_bytes_per_second: 6.4e12,
         f32_flops_per_second: 60e12,
         f64_flops_per_second: 30e12,
+        half_flops_per_second: 800e12,
         fork_seconds: 2e-6,
         measured: false,
     }
@@ -40,6 +41,13 @@ pub(crate) fn estimate(gpu: &Gpu) -> Result<Machine, CudaError> {
         (8, 0) | (9, 0) | (10, _) => (if gpu.capability == (8, 0) { 64.0 } else { 128.0 }, 64.0),
         _ => (128.0, 2.0),
     };
+    // Operations of the tensor cores of a multiprocessor in a clock; what is left of them under full power.
+    let half = match gpu.capability {
+        (8, 0) => 2048.0,
+        (8, _) => 1024.0,
+        (9, _) => 4096.0,
+        _ => 8192.0,
+    };
     let l2 = multiprocessors * clock * 26.0;
     Ok(Machine {
         name: gpu.name()?,
@@ -54,6 +62,7 @@ pub(crate) fn estimate(gpu: &Gpu) -> Result<Machine, CudaError> {
         l3_bytes_per_second: l2,
         f32_flops_per_second: multiprocessors * f32_lanes * 2.0 * clock * 0.9,
         f64_flops_per_second: multiprocessors * f64_lanes.min(f32_lanes / 2.0) * 2.0 * clock * 0.9,
+        half_flops_per_second: multiprocessors * half * clock * 0.8,
         fork_seconds: 2e-6,
         measured: false,
     })

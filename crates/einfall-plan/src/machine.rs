@@ -31,6 +31,9 @@ pub struct Machine {
     pub f32_flops_per_second: f64,
     /// f64 multiply-adds, times two, in registers.
     pub f64_flops_per_second: f64,
+    /// The same for products of matrices of half types, summed in f32, where there are units for them; else 0.
+    #[serde(default)]
+    pub half_flops_per_second: f64,
     /// Starting and joining the threads of one step.
     pub fork_seconds: f64,
     /// False for estimates, true for measured rates.
@@ -53,6 +56,7 @@ impl Machine {
             l3_bytes_per_second: 60e9,
             f32_flops_per_second: 180e9,
             f64_flops_per_second: 90e9,
+            half_flops_per_second: 0.0,
             fork_seconds: 5e-6,
             measured: false,
         }
@@ -72,6 +76,7 @@ impl Machine {
         self.threads > 0
             && rates.iter().all(|rate| (1e6..1e18).contains(rate))
             && caches.iter().all(|bytes| (1 << 10..1 << 40).contains(bytes))
+            && (0.0..1e18).contains(&self.half_flops_per_second)
             && (0.0..1.0).contains(&self.fork_seconds)
     }
 
@@ -94,6 +99,20 @@ impl Machine {
             F64 | C128 => self.f64_flops_per_second,
             I64 | U64 => self.f64_flops_per_second / 4.0,
             _ => self.f32_flops_per_second / 4.0,
+        }
+    }
+
+    /// Whether products of matrices of half types take less time than those of f32.
+    pub fn has_half_units(&self) -> bool {
+        self.half_flops_per_second > self.f32_flops_per_second
+    }
+
+    /// The peak of products of matrices, which for half types may be that of units of their own.
+    pub fn peak_flops_per_second(&self, dtype: einfall_tensor::DType) -> f64 {
+        use einfall_tensor::DType::{BF16, F16};
+        match dtype {
+            F16 | BF16 if self.has_half_units() => self.half_flops_per_second,
+            _ => self.flops_per_second(dtype),
         }
     }
 }

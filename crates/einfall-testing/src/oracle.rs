@@ -74,6 +74,12 @@ impl OracleArray {
         Tier::Bound { terms: self.roundings, dtype: self.dtype, accumulator: self.accumulator }
     }
 
+    /// The same where so many intermediate results are rounded to a half type on the way.
+    pub fn bound_rounding(&self, results: u64, half: DType) -> Tier {
+        // Sums in f32 have 2^13 roundings before they weigh as much as one to a half type.
+        Tier::Bound { terms: results + 1 + (self.roundings >> 13), dtype: self.dtype, accumulator: half }
+    }
+
     /// The elements as their dtype holds them, real parts only.
     pub fn reals(&self) -> Vec<f64> {
         (0..self.values.len()).map(|flat| self.rounded(flat).real()).collect()

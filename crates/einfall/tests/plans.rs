@@ -2,7 +2,7 @@
 //!
 //! Predicted times are left out, so that a better cost model changes a line here only where it changes a decision.
 
-use einfall::{Argument, CpuDevice, DType, Einsum, Isa, Layout, Machine, Way};
+use einfall::{AbsentGpu, Argument, CpuDevice, DType, Device, Einsum, Isa, Layout, Machine, Way, example_gpu};
 use insta::assert_snapshot;
 
 fn device() -> CpuDevice {
@@ -243,4 +243,16 @@ fn several_steps() {
     kf,bqk->bqf   left f=5, right bq=200, contracted k=10
       gemm: gemm
     ");
+}
+
+#[test]
+fn half_types_are_rounded_between_products_only_where_units_of_their_own_multiply_them() {
+    let chain = [of(DType::BF16, &[512, 512]), of(DType::BF16, &[512, 512]), of(DType::BF16, &[512, 512])];
+    let temps = |device: &dyn Device| {
+        let prepared = Einsum::new("ij,jk,kl->il").device(device).plan_for(chain.to_vec(), None).unwrap();
+        prepared.plan().verify().expect("a plan keeps its invariants");
+        prepared.plan().temps.iter().map(|temp| temp.dtype).collect::<Vec<_>>()
+    };
+    assert_eq!(temps(&AbsentGpu::new(example_gpu())), [DType::BF16]);
+    assert_eq!(temps(&device()).iter().filter(|&&dtype| dtype == DType::BF16).count(), 0);
 }

@@ -43,6 +43,6 @@ pub(super) fn about(machine: &Machine, dtype: DType) -> record::Machine {
         memory_bytes: host::memory_bytes().filter(|_| on_cpu).unwrap_or(0),
         os: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
         read_bytes_per_s: Some(machine.read_bytes_per_second),
-        flops_per_s: Some(machine.flops_per_second(dtype)),
+        flops_per_s: Some(machine.peak_flops_per_second(dtype)),
     }
 }

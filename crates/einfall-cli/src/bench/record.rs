@@ -289,7 +289,7 @@ impl Measured {
     #[must_use]
     pub fn new(engine: &str, dtype: DType, device: String, flops: u64, bytes_distinct: u64, machine: &Planned) -> Self {
         let memory = bytes_distinct as f64 / machine.bytes_per_second_within(bytes_distinct as f64);
-        let compute = flops as f64 / machine.flops_per_second(dtype);
+        let compute = flops as f64 / machine.peak_flops_per_second(dtype);
         Self {
             engine: engine.to_owned(),
             dtype: dtype.name().to_owned(),

@@ -20,6 +20,9 @@ struct Pending {
     labels: Vec<LabelId>,
 }
 
+/// So many times less must rounded intermediate results take.
+const NARROW_GAINS: f64 = 1.25;
+
 struct Builder<'a> {
     problem: &'a Problem,
     machine: &'a Machine,
@@ -30,6 +33,8 @@ struct Builder<'a> {
     /// How many pending terms, and the output, name each label.
     uses: BTreeMap<LabelId, usize>,
     sliced: Vec<LabelId>,
+    /// Intermediate results have the problem's type instead of its accumulator.
+    narrow: bool,
     steps: Vec<Step>,
     temps: Vec<Temp>,
 }
@@ -77,19 +82,33 @@ pub(super) fn build(
     }
     let sliced = slice::choose_slices(&network, &path, options.memory_limit)?;
 
-    let mut builder = Builder {
-        problem: &problem,
-        machine,
-        kernels,
-        options,
-        output_labels,
-        uses,
-        sliced,
-        steps: Vec::new(),
-        temps: Vec::new(),
+    let steps_of = |narrow: bool| {
+        let mut builder = Builder {
+            problem: &problem,
+            machine,
+            kernels,
+            options,
+            output_labels: output_labels.clone(),
+            uses: uses.clone(),
+            sliced: sliced.clone(),
+            narrow,
+            steps: Vec::new(),
+            temps: Vec::new(),
+        };
+        let ending = builder.run(operands.clone(), &path.pairs)?;
+        let seconds = builder.steps.iter().map(|step| step.estimate().cost.seconds).sum::<f64>();
+        Ok::<_, PlanError>((builder.steps, builder.temps, ending, seconds))
     };
-    let Ending { slice_sum, epilogue } = builder.run(operands, &path.pairs)?;
-    let Builder { sliced, steps, mut temps, .. } = builder;
+    let mut found = steps_of(false)?;
+    // Wider than their type, intermediate results meet operands that must be widened too, and miss the units that
+    // multiply half types: rounded, as other libraries have them, only where that is worth it.
+    if path.pairs.len() > 1 && problem.dtype.accumulator() != problem.dtype && machine.has_half_units() {
+        let narrow = steps_of(true)?;
+        if narrow.3 * NARROW_GAINS < found.3 {
+            found = narrow;
+        }
+    }
+    let (steps, mut temps, Ending { slice_sum, epilogue }, _) = found;
     let scratch = steps.iter().chain(&epilogue).map(|step| step.estimate().workspace_bytes).max().unwrap_or(0);
     let arena = memory::lay_out(&steps, epilogue.as_ref(), &mut temps, slice_sum, !sliced.is_empty());
     let addressable = arena.and_then(|arena| Some((arena, arena.checked_add(scratch)?)));
@@ -173,7 +192,7 @@ impl Builder<'_> {
             return Ok(pending);
         }
         let kept: Vec<LabelId> = pending.labels.iter().copied().filter(|label| !lone(label)).collect();
-        let dtype = self.problem.dtype.accumulator();
+        let dtype = self.intermediate();
         self.single(pending, kept, dtype, "labels of one operand alone are summed first")
     }
 
@@ -188,6 +207,11 @@ impl Builder<'_> {
         let output = self.new_temp(kept, dtype)?;
         self.push(&[input], (output.slot, output.term.clone()), output.dtype, Some(why))?;
         Ok(output)
+    }
+
+    /// The type of intermediate results.
+    fn intermediate(&self) -> DType {
+        if self.narrow { self.problem.dtype } else { self.problem.dtype.accumulator() }
     }
 
     fn pair(&mut self, left: Pending, right: Pending) -> Result<Pending, PlanError> {
@@ -207,7 +231,7 @@ impl Builder<'_> {
         let batch = left_order.iter().filter(|label| in_both(label));
         let alone = left_order.iter().chain(&right_order).filter(|label| !in_both(label));
         let kept: Vec<LabelId> = batch.chain(alone).copied().filter(still_used).collect();
-        let result = self.new_temp(kept, left.dtype.accumulator())?;
+        let result = self.new_temp(kept, self.intermediate())?;
         for &label in &result.labels {
             *self.uses.get_mut(&label).expect("counted") += 1;
         }
@@ -251,9 +275,8 @@ impl Builder<'_> {
     /// Brings two inputs to one element type.
     fn same_dtype(&mut self, left: Pending, right: Pending) -> Result<(Pending, Pending), PlanError> {
         let operand = |pending: &Pending| matches!(pending.slot, Slot::Operand(_));
-        // Two operands of the call meet in the problem's type; intermediate results are accumulators already.
-        let dtype =
-            if operand(&left) && operand(&right) { self.problem.dtype } else { self.problem.dtype.accumulator() };
+        // Two operands of the call meet in the problem's type; intermediate results have theirs already.
+        let dtype = if operand(&left) && operand(&right) { self.problem.dtype } else { self.intermediate() };
         Ok((self.converted(left, dtype)?, self.converted(right, dtype)?))
     }
 
@@ -263,7 +286,7 @@ impl Builder<'_> {
             return Ok(input);
         }
         // The copy drops broadcast axes and keeps looked-up and window axes as they are: every axis becomes a label.
-        debug_assert!(matches!(input.slot, Slot::Operand(_)), "intermediate results have the accumulator's type");
+        debug_assert!(matches!(input.slot, Slot::Operand(_)), "intermediate results have their type");
         let (lens, axes) = memory::axes_of(self.problem, &input.term);
         let temp = self.push_temp(&lens, dtype)?;
         let strides = memory::dense_strides(&lens, &axes);

@@ -136,6 +136,11 @@ impl<'a> Oracle<'a> {
         Some(Self { lens, walkers, factors, out, shape: shape.to_vec(), dtype })
     }
 
+    /// Number of operands.
+    pub(super) fn factors(&self) -> usize {
+        self.factors.len()
+    }
+
     /// Shape of the result.
     pub(super) fn shape(&self) -> &[usize] {
         &self.shape

@@ -237,7 +237,10 @@ impl<'a> Reference<'a> {
 
     fn compare(&self, result: &Tensor) -> Compared {
         let (positions, values) = sample(result);
-        self.check(result.shape(), &positions, &values, self.dtype().accumulator())
+        // On a GPU intermediate results of half types may be rounded.
+        let chained = matches!(self, Self::Einsum(oracle, _) if oracle.factors() > 2);
+        let sums_in = if chained { self.dtype() } else { self.dtype().accumulator() };
+        self.check(result.shape(), &positions, &values, sums_in)
     }
 
     /// Of a peer nobody knows what it sums in.

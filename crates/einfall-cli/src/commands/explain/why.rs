@@ -99,7 +99,7 @@ pub(super) fn explain(plan: &Plan) -> Why {
         flops,
         distinct_bytes,
         memory_seconds: distinct_bytes / machine.bytes_per_second_within(distinct_bytes),
-        compute_seconds: flops / machine.flops_per_second(problem.dtype),
+        compute_seconds: flops / machine.peak_flops_per_second(problem.dtype),
         operands,
         ways: ways.collect(),
         read_bytes_per_second: machine.read_bytes_per_second,
