@@ -33,10 +33,10 @@ const LONG_SECONDS: f64 = 5e-6;
 
 /// What a plan depends on besides the equation and its arguments.
 pub(crate) struct Settings {
-    sizes: Vec<(String, usize)>,
-    scale: Option<f64>,
-    bounds: Bounds,
-    causal: bool,
+    pub(crate) sizes: Vec<(String, usize)>,
+    pub(crate) scale: Option<f64>,
+    pub(crate) bounds: Bounds,
+    pub(crate) causal: bool,
 }
 
 impl Settings {
@@ -82,8 +82,8 @@ impl Settings {
 }
 
 /// A plan of the processor.
-struct Ready {
-    prepared: PreparedAttention<'static>,
+pub(crate) struct Ready {
+    pub(crate) prepared: PreparedAttention<'static>,
     /// That of the plan: a forked process has another.
     device: &'static CpuDevice,
 }
@@ -122,7 +122,7 @@ pub(crate) fn kept() -> usize {
 }
 
 /// The plan of a call, made now if it is not known.
-fn prepare(
+pub(crate) fn prepare(
     equation: &str,
     views: &[View<'_>],
     settings: &Settings,

@@ -5,7 +5,7 @@
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use einfall::{Argument, AttentionPointers, AttentionProgram, CudaError, PreparedAttention, RunError, View};
+use einfall::{Argument, AttentionPointers, AttentionProgram, Error, PreparedAttention, RunError, View};
 use lru::LruCache;
 use pyo3::prelude::*;
 use rustc_hash::FxBuildHasher;
@@ -18,8 +18,8 @@ use crate::error::to_python;
 use crate::table;
 
 /// A plan and its kernels, for arrays of some alignment.
-struct Ready {
-    prepared: PreparedAttention<'static>,
+pub(crate) struct Ready {
+    pub(crate) prepared: PreparedAttention<'static>,
     program: AttentionProgram,
 }
 
@@ -67,15 +67,13 @@ fn class(address: u64) -> u64 {
 impl Call<'_> {
     /// Finds or makes its plan with the kernels, for what is saved at these addresses; `wanted` gradients make it one of the
     /// backward pass.
-    fn ready(
+    pub(crate) fn ready(
         &self,
-        py: Python<'_>,
         gpu: &'static Gpu,
         saved: [u64; 3],
         wanted: Option<[bool; 4]>,
         wants_lse: bool,
-    ) -> PyResult<Arc<Ready>> {
-        let failed = |error: CudaError| to_python(py, RunError::from(error).into());
+    ) -> Result<Arc<Ready>, Error> {
         let classes = || self.views.iter().map(|view| class(view.as_ptr() as u64));
         let mut key = self.settings.key(self.equation, self.views, wanted);
         key.push(self.ordinal as u64 | u64::from(wants_lse) << 32);
@@ -86,48 +84,64 @@ impl Call<'_> {
         let arguments = self.views.iter().map(|view| Argument { dtype: view.dtype(), layout: view.layout().clone() });
         let attend = self.settings.attend(self.equation).device(&gpu.device);
         let prepared = match wanted {
-            None => attend.plan_for(arguments.collect()),
-            Some(wanted) => attend.plan_gradients(arguments.collect(), wanted),
+            None => attend.plan_for(arguments.collect())?,
+            Some(wanted) => attend.plan_gradients(arguments.collect(), wanted)?,
         };
-        let prepared = prepared.map_err(|error| to_python(py, error))?;
         // Kernels may count on the alignment that the key names, and on no more.
-        let arguments = prepared.arguments(self.views).map_err(|error| to_python(py, error))?;
+        let arguments = prepared.arguments(self.views)?;
         let arguments: Vec<u64> = arguments.iter().map(|view| class(view.as_ptr() as u64)).collect();
         let [out, lse, grad_out] = saved.map(class);
         let lse = if wants_lse || wanted.is_some() { lse } else { 0 };
         let gradients = wanted.unwrap_or_default().map(|wanted| if wanted { 16 } else { 0 });
         let pointers = AttentionPointers { arguments: &arguments, out, lse, grad_out, gradients };
-        let program = gpu.device.prepare_attention(prepared.plan(), &pointers).map_err(failed)?;
+        let program = gpu.device.prepare_attention(prepared.plan(), &pointers).map_err(RunError::from)?;
         let ready = Arc::new(Ready { prepared, program });
         programs().put(key.into_boxed_slice(), Arc::clone(&ready));
         Ok(ready)
     }
 
-    /// Puts it into the library's current stream.
+    /// Puts it into a stream.
     ///
     /// # Safety
     /// The views are of this GPU; what is saved and what is written has the plan's types and shapes, row-major, and nobody
-    /// else has seen what is written.
-    unsafe fn launch<'py>(
+    /// else has seen what is written; the workspace has what the program asks for, aligned to 256. All stay until the
+    /// stream has passed.
+    pub(crate) unsafe fn launch(
         &self,
-        py: Python<'py>,
-        library: &impl Library<'py>,
-        gpu: &'static Gpu,
+        gpu: &Gpu,
         ready: &Ready,
         [out, lse, grad_out]: [u64; 3],
         gradients: [u64; 4],
-    ) -> PyResult<()> {
-        let arguments = ready.prepared.arguments(self.views).map_err(|error| to_python(py, error))?;
+        workspace: u64,
+        stream: u64,
+    ) -> Result<(), Error> {
+        let arguments = ready.prepared.arguments(self.views)?;
         let arguments: SmallVec<[u64; 8]> = arguments.iter().map(|view| view.as_ptr() as u64).collect();
         let pointers = AttentionPointers { arguments: &arguments, out, lse, grad_out, gradients };
+        // SAFETY: by the caller.
+        let launched = unsafe { gpu.device.launch_attention(&ready.program, &pointers, workspace, stream as Stream) };
+        Ok(launched.map_err(RunError::from)?)
+    }
+
+    /// Puts it into the library's current stream, with its memory.
+    ///
+    /// # Safety
+    /// As [`Call::launch`], but for the workspace.
+    unsafe fn launch_in<'py>(
+        &self,
+        py: Python<'py>,
+        library: &impl Library<'py>,
+        gpu: &Gpu,
+        ready: &Ready,
+        saved: [u64; 3],
+        gradients: [u64; 4],
+    ) -> PyResult<()> {
         let stream = library.stream()?;
         let workspace = Workspace::of(library, gpu, self.ordinal, stream, ready.program.workspace_bytes())?;
-        let device = &gpu.device;
         // SAFETY: by the caller; the library keeps memory that it has given away for this stream until it has passed.
-        let launched =
-            unsafe { device.launch_attention(&ready.program, &pointers, workspace.address(), stream as Stream) };
+        let launched = unsafe { self.launch(gpu, ready, saved, gradients, workspace.address(), stream) };
         drop(workspace);
-        launched.map_err(|error| to_python(py, RunError::from(error).into()))
+        launched.map_err(|error| to_python(py, error))
     }
 }
 
@@ -140,7 +154,7 @@ pub(crate) fn forward<'py>(
 ) -> PyResult<Bound<'py, PyAny>> {
     let gpu = opened(py, call.ordinal)?;
     // New arrays are aligned well.
-    let ready = call.ready(py, gpu, [16; 3], None, return_lse)?;
+    let ready = call.ready(gpu, [16; 3], None, return_lse).map_err(|error| to_python(py, error))?;
     let plan = ready.prepared.plan();
     let output = &plan.problem.output;
     let (out, out_address) = library.empty(output.dtype, &output.layout.shape)?;
@@ -148,7 +162,7 @@ pub(crate) fn forward<'py>(
     if !plan.attention.is_empty() {
         let saved = [out_address, lse.as_ref().map_or(0, |lse| lse.1), 0];
         // SAFETY: the library has just made both, row-major.
-        unsafe { call.launch(py, library, gpu, &ready, saved, [0; 4])? };
+        unsafe { call.launch_in(py, library, gpu, &ready, saved, [0; 4])? };
     }
     pair(py, out, lse.map(|lse| lse.0))
 }
@@ -165,7 +179,7 @@ pub(crate) fn backward<'py>(
 ) -> PyResult<Vec<Bound<'py, PyAny>>> {
     let gpu = opened(py, call.ordinal)?;
     let saved = saved.each_ref().map(|view| view.as_ptr() as u64);
-    let ready = call.ready(py, gpu, saved, Some(wanted), true)?;
+    let ready = call.ready(gpu, saved, Some(wanted), true).map_err(|error| to_python(py, error))?;
     let plan = ready.prepared.plan();
     let (mut arrays, mut addresses) = (Vec::new(), [0; 4]);
     for (number, operand) in plan.problem.operands.iter().enumerate().filter(|(number, _)| wanted[*number]) {
@@ -177,7 +191,7 @@ pub(crate) fn backward<'py>(
     let tables = &table::hanging(operands)?;
     if ready.program.kept_bytes() == 0 || tables.is_empty() {
         // SAFETY: the library has just made the gradients; the caller has saved what the forward pass gave.
-        unsafe { call.launch(py, library, gpu, &ready, saved, addresses)? };
+        unsafe { call.launch_in(py, library, gpu, &ready, saved, addresses)? };
         return Ok(arrays);
     }
     let arguments = ready.prepared.arguments(call.views).map_err(|error| to_python(py, error))?;

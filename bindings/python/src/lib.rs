@@ -7,6 +7,7 @@
 mod array;
 mod attention;
 mod attention_cuda;
+mod attention_xla;
 mod bench;
 mod cache;
 mod call;

@@ -17,8 +17,9 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 use serde_json::Value;
 
+use crate::attention_xla;
 use crate::cache::prepare;
-use crate::cuda::{self, Call, Keeps};
+use crate::cuda::{self, Call, Gpu, Keeps};
 use crate::device::device;
 use crate::error::TableError;
 use crate::options::{Options, named_order};
@@ -97,7 +98,7 @@ struct Buffer {
 }
 
 #[repr(C)]
-struct Frame {
+pub(crate) struct Frame {
     head: Head,
     api: *const Api,
     context: *mut c_void,
@@ -188,9 +189,9 @@ const OUT_OF_RANGE: c_int = 11;
 const INTERNAL: c_int = 13;
 
 /// Why a call fails: a code of XLA's, and a message.
-type Why = (c_int, String);
+pub(crate) type Why = (c_int, String);
 
-fn invalid(why: impl ToString) -> Why {
+pub(crate) fn invalid(why: impl ToString) -> Why {
     (INVALID_ARGUMENT, why.to_string())
 }
 
@@ -204,6 +205,18 @@ unsafe extern "C" fn on_cpu(frame: *mut Frame) -> Failure {
 unsafe extern "C" fn on_gpu(frame: *mut Frame) -> Failure {
     // SAFETY: as above.
     unsafe { handle(frame, run_on_gpu) }
+}
+
+/// The handler of attention on the CPU.
+unsafe extern "C" fn attend_on_cpu(frame: *mut Frame) -> Failure {
+    // SAFETY: as above.
+    unsafe { handle(frame, attention_xla::run_on_cpu) }
+}
+
+/// The handler of attention on GPUs.
+unsafe extern "C" fn attend_on_gpu(frame: *mut Frame) -> Failure {
+    // SAFETY: as above.
+    unsafe { handle(frame, attention_xla::run_on_gpu) }
 }
 
 /// # Safety
@@ -239,7 +252,7 @@ unsafe fn handle(frame: *mut Frame, run: impl FnOnce(&Frame) -> Result<(), Why>)
 }
 
 /// What a call is about, beside its buffers.
-fn settings(frame: &Frame) -> Result<(String, Options), Why> {
+pub(crate) fn document(frame: &Frame) -> Result<Value, Why> {
     let Attributes { len, kinds, names, items, .. } = frame.attributes;
     // SAFETY: the lists have so many entries; a text is a span.
     let text = unsafe {
@@ -249,20 +262,33 @@ fn settings(frame: &Frame) -> Result<(String, Options), Why> {
             .map(|at| text((*items.add(at)).cast()))
     };
     let text = text.ok_or_else(|| invalid("the attribute `call` is missing"))?;
-    let document: Value = serde_json::from_slice(text).map_err(invalid)?;
-    let mut options = Options::default();
-    if document["bounds"] == "skip" {
-        options.bounds = Bounds::Skip;
-    }
-    options.memory_limit = document["memory_limit"].as_u64().map(|limit| limit as usize);
-    options.order = order(&document["optimize"])?;
+    serde_json::from_slice(text).map_err(invalid)
+}
+
+/// The equation of a call, and the lengths that it gives.
+pub(crate) fn equation(document: &Value) -> Result<(String, Vec<(String, usize)>), Why> {
+    let mut sizes = Vec::new();
     for (name, len) in document["sizes"].as_object().into_iter().flatten() {
         let len = len.as_u64().ok_or_else(|| invalid("a length is no number"))?;
-        options.sizes.push((name.clone(), len as usize));
+        sizes.push((name.clone(), len as usize));
     }
-    options.sizes.sort_unstable();
+    sizes.sort_unstable();
     let equation = document["equation"].as_str().ok_or_else(|| invalid("the equation is missing"))?;
-    Ok((equation.to_owned(), options))
+    Ok((equation.to_owned(), sizes))
+}
+
+/// What happens to table values outside their axis.
+pub(crate) fn bounds(document: &Value) -> Bounds {
+    if document["bounds"] == "skip" { Bounds::Skip } else { Bounds::Error }
+}
+
+fn settings(frame: &Frame) -> Result<(String, Options), Why> {
+    let document = document(frame)?;
+    let (equation, sizes) = equation(&document)?;
+    let mut options = Options { bounds: bounds(&document), sizes, ..Options::default() };
+    options.memory_limit = document["memory_limit"].as_u64().map(|limit| limit as usize);
+    options.order = order(&document["optimize"])?;
+    Ok((equation, options))
 }
 
 fn order(given: &Value) -> Result<Order, Why> {
@@ -316,18 +342,27 @@ fn buffers(list: &List) -> Result<Vec<(*mut u8, Argument)>, Why> {
     (0..list.len as usize).map(describe).collect()
 }
 
-/// Views of the arguments, and the result with its description.
-fn arguments(frame: &Frame) -> Result<(Views, *mut u8, Argument), Why> {
+/// The buffers of the results.
+pub(crate) fn results(frame: &Frame) -> Result<Vec<(*mut u8, Argument)>, Why> {
+    buffers(&frame.results)
+}
+
+/// Views of the arguments.
+pub(crate) fn views(frame: &Frame) -> Result<Views, Why> {
     let view = |(data, argument): (*mut u8, Argument)| {
         // SAFETY: XLA's buffers are row-major and alive during the call; those of a GPU are not read here.
         unsafe { View::from_raw_parts(data, argument.dtype, argument.layout) }
     };
-    let views = buffers(&frame.arguments)?.into_iter().map(view).collect();
-    let (data, out) = buffers(&frame.results)?.into_iter().next().ok_or_else(|| invalid("a result is missing"))?;
-    Ok((views, data, out))
+    Ok(buffers(&frame.arguments)?.into_iter().map(view).collect())
 }
 
-fn of_run(error: RunError) -> Why {
+/// Views of the arguments, and the result with its description.
+fn arguments(frame: &Frame) -> Result<(Views, *mut u8, Argument), Why> {
+    let (data, out) = results(frame)?.into_iter().next().ok_or_else(|| invalid("a result is missing"))?;
+    Ok((views(frame)?, data, out))
+}
+
+pub(crate) fn of_run(error: RunError) -> Why {
     let code = match error {
         RunError::TableValue { .. } => OUT_OF_RANGE,
         RunError::OutOfMemory { .. } => RESOURCE_EXHAUSTED,
@@ -353,6 +388,24 @@ fn run_on_gpu(frame: &Frame) -> Result<(), Why> {
     let (views, data, out) = arguments(frame)?;
     options.dtype = Some(out.dtype);
     options.out = Some(out);
+    let call = |ordinal| Call { ordinal, equation: &equation, views: &views, options: &options, like_torch: false };
+    let ready = |gpu, ordinal| {
+        let ready = call(ordinal).ready(gpu).map_err(invalid)?;
+        Ok((ready.workspace_bytes(), (ordinal, ready)))
+    };
+    on_its_gpu(frame, ready, |gpu, (ordinal, ready), workspace, stream| {
+        // SAFETY: XLA's buffers are of this GPU and row-major, as the plan says, and stay until its stream has passed.
+        unsafe { call(ordinal).launch(gpu, &ready, data as u64, workspace, stream) }.map_err(of_run)
+    })
+}
+
+/// Launches on the GPU and in the stream of a call: `ready` says how much scratch memory there must be, which `launch` is
+/// given, aligned to 256.
+pub(crate) fn on_its_gpu<R>(
+    frame: &Frame,
+    ready: impl FnOnce(&'static Gpu, usize) -> Result<(usize, R), Why>,
+    launch: impl FnOnce(&'static Gpu, R, u64, u64) -> Result<(), Why>,
+) -> Result<(), Why> {
     // SAFETY: XLA's table of functions, as long as it says that it is.
     let api = unsafe { &*frame.api };
     if api.head.size < size_of::<Api>() {
@@ -368,11 +421,9 @@ fn run_on_gpu(frame: &Frame) -> Result<(), Why> {
     }
     let gpu = cuda::gpu(at.ordinal as usize).map_err(invalid)?;
     gpu.check_tables().map_err(|why| (OUT_OF_RANGE, why.to_owned()))?;
-    let call =
-        Call { ordinal: at.ordinal as usize, equation: &equation, views: &views, options: &options, like_torch: false };
-    let ready = call.ready(gpu).map_err(invalid)?;
+    let (bytes, ready) = ready(gpu, at.ordinal as usize)?;
     // XLA refuses to align further; what is left over makes up for it.
-    let bytes = match ready.workspace_bytes() {
+    let bytes = match bytes {
         0 => 0,
         bytes => bytes + 256 - 16,
     };
@@ -382,14 +433,13 @@ fn run_on_gpu(frame: &Frame) -> Result<(), Why> {
         unsafe { asked(api, RESOURCE_EXHAUSTED, (api.allocate)(&mut memory))? };
     }
     let workspace = (memory.data as u64).next_multiple_of(256);
-    // SAFETY: XLA's buffers are of this GPU and row-major, as the plan says, and stay until its stream has passed.
-    let launched = unsafe { call.launch(gpu, &ready, data as u64, workspace, stream.stream as u64) };
+    let launched = launch(gpu, ready, workspace, stream.stream as u64);
     if bytes > 0 {
         let mut free = Free { head: head::<Free>(), context, bytes, data: memory.data };
         // SAFETY: as above, given back once.
         unsafe { asked(api, INTERNAL, (api.free)(&mut free))? };
     }
-    launched.map_err(of_run)
+    launched
 }
 
 #[repr(C)]
@@ -418,17 +468,19 @@ unsafe fn asked(api: &Api, code: c_int, error: Failure) -> Result<(), Why> {
     }
 }
 
-/// The handler for a platform, `cpu` or `cuda`, as a capsule that JAX registers.
+/// The handler of a target for a platform, `cpu` or `cuda`, as a capsule that JAX registers.
 #[pyfunction]
-pub(crate) fn _xla_target<'py>(py: Python<'py>, platform: &str) -> PyResult<Bound<'py, PyAny>> {
-    let handler: unsafe extern "C" fn(*mut Frame) -> Failure = match platform {
-        "cpu" => on_cpu,
-        "cuda" => {
-            cuda::look_for_nvrtc(py)?;
-            on_gpu
-        }
-        other => return Err(PyValueError::new_err(format!("no handler for `{other}`"))),
+pub(crate) fn _xla_target<'py>(py: Python<'py>, target: &str, platform: &str) -> PyResult<Bound<'py, PyAny>> {
+    let handler: unsafe extern "C" fn(*mut Frame) -> Failure = match (target, platform) {
+        ("einfall_einsum", "cpu") => on_cpu,
+        ("einfall_einsum", "cuda") => on_gpu,
+        ("einfall_attend", "cpu") => attend_on_cpu,
+        ("einfall_attend", "cuda") => attend_on_gpu,
+        _ => return Err(PyValueError::new_err(format!("no handler of `{target}` for `{platform}`"))),
     };
+    if platform == "cuda" {
+        cuda::look_for_nvrtc(py)?;
+    }
     // SAFETY: the name is constant, and the pointer that of a function, which JAX alone looks at.
     unsafe {
         let capsule = ffi::PyCapsule_New(handler as *mut c_void, c"xla._CUSTOM_CALL_TARGET".as_ptr(), None);

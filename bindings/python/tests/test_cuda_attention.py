@@ -334,3 +334,34 @@ def test_arrays_of_cupy():
     assert isinstance(out, cupy.ndarray)
     np.testing.assert_allclose(cupy.asnumpy(out), expected, rtol=3e-5, atol=3e-5)
     np.testing.assert_allclose(cupy.asnumpy(lse), expected_lse, rtol=3e-5, atol=3e-5)
+
+
+@pytest.mark.parametrize("kind", ["eager", "jit"])
+def test_arrays_of_jax(kind):
+    jax = pytest.importorskip("jax")
+    if not any(device.platform == "gpu" for device in jax.devices()):
+        pytest.skip("JAX has no GPU here")
+    case = Case("jax", b=2, h=4, g=2, q=40, n=60, k=9, d=32, e=32, scope="bg", pads=0.3, biased=True)
+    arrays = case.arrays(dtype=np.dtype("float32"))
+    query, key, value, table, bias = (jax.numpy.asarray(one) for one in arrays)
+    expected, expected_lse = reference(case, *arrays)
+
+    def run(query, key, value, bias):
+        return einfall.attention(query, key, value, table, bias=bias, return_lse=True)
+
+    def loss(*given):
+        return (run(*given)[0] ** 2).sum()
+
+    gradients = jax.grad(loss, (0, 1, 2, 3))
+    if kind == "jit":
+        run, gradients = jax.jit(run), jax.jit(gradients)
+    out, lse = run(query, key, value, bias)
+    assert next(iter(out.devices())).platform == "gpu"
+    np.testing.assert_allclose(np.asarray(out), expected, rtol=3e-5, atol=3e-5)
+    np.testing.assert_allclose(np.asarray(lse), expected_lse, rtol=3e-5, atol=3e-5)
+    leaves = [torch.from_numpy(np.asarray(one)) for one in arrays]
+    given = [leaves[at].double().requires_grad_() for at in (0, 1, 2, 4)]
+    out = einfall.attention(given[0], given[1], given[2], leaves[3], bias=given[3])
+    wanted = torch.autograd.grad(out.square().sum(), given)
+    for one, other in zip(gradients(query, key, value, bias), wanted):
+        np.testing.assert_allclose(np.asarray(one), other.numpy(), rtol=2e-4, atol=2e-4)

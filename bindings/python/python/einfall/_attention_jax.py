@@ -1,11 +1,12 @@
-"""Attention for JAX: two primitives, run as call backs to the host, joined by a rule for derivatives.
+"""Attention for JAX: two primitives, which XLA calls as a foreign function, joined by a rule for derivatives.
 
 The first derivative is a kernel, from the saved log-sum-exp; derivatives of that are those of attention made of einsums.
 """
 
 from __future__ import annotations
 
-from functools import partial
+import json
+from functools import lru_cache, partial
 from typing import Any, Mapping, Sequence
 
 import jax
@@ -16,6 +17,7 @@ from jax.dlpack import from_dlpack
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
+import einfall.jax
 from einfall import _attention_steps, _attention_terms, _einfall
 from einfall._attention_steps import Settings
 
@@ -148,17 +150,6 @@ def _options(settings: Settings) -> tuple[dict[str, int], float | None, str, boo
     return dict(settings.sizes), settings.scale, settings.bounds, settings.causal
 
 
-def _check_host(operands: Sequence[Any]) -> None:
-    for number, operand in enumerate(operands):
-        # Constants of traced code may be arrays of NumPy.
-        platform = next(iter(operand.devices())).platform if isinstance(operand, jax.Array) else "cpu"
-        if platform != "cpu":
-            raise NotImplementedError(
-                f"operand {number} is on `{platform}`: attention takes arrays of JAX on the CPU only yet\n"
-                "hint: move it with `jax.device_put(x, jax.devices('cpu')[0])`"
-            )
-
-
 def _shared(array: np.ndarray[Any, Any]) -> Any:
     """An array of JAX with the memory of one of NumPy, where both can."""
     if array.size == 0 or array.dtype == bool or array.dtype.isbuiltin != 1:
@@ -166,15 +157,43 @@ def _shared(array: np.ndarray[Any, Any]) -> Any:
     return from_dlpack(array)
 
 
-def _register(primitive: Primitive, results: Any, on_host: Any) -> None:
+def _call(settings: Settings, wanted: list[bool] | None) -> str:
+    """The settings as one text, so that programs may be kept and loaded by another process."""
+    sizes, scale, bounds, causal = _options(settings)
+    call = {"equation": settings.equation, "sizes": sizes, "scale": scale, "bounds": bounds, "causal": causal}
+    return json.dumps({**call, "wanted": wanted})
+
+
+def _forward_call(arguments: Sequence[Any], settings: Settings) -> str:
+    return _call(settings, None)
+
+
+def _reverse_call(arguments: Sequence[Any], settings: Settings) -> str:
+    numbers = _attention_terms.differentiable(settings.equation, len(arguments) - 3)
+    return _call(settings, _attention_terms.wanted(settings.equation, numbers))
+
+
+_TARGET = "einfall_attend"
+
+
+def _register(primitive: Primitive, results: Any, on_host: Any, call: Any) -> None:
+    @lru_cache(maxsize=4096)
+    def jitted(settings: Settings) -> Any:
+        return jax.jit(lambda *arguments: primitive.bind(*arguments, settings=settings))
+
     def run(*arguments: Any, settings: Settings) -> list[Any]:
-        _check_host(arguments)
+        if einfall.jax.on_gpu(arguments):
+            found: list[Any] = jitted(settings)(*arguments)
+            return found
         return [_shared(one) for one in on_host(arguments, settings)]
 
     def abstract(*arguments: Any, settings: Settings) -> list[ShapedArray]:
         return [ShapedArray(one.shape, one.dtype) for one in results(arguments, settings)]
 
-    def compiled(*arguments: Any, settings: Settings) -> Any:
+    def foreign(*arguments: Any, settings: Settings) -> Any:
+        return jax.ffi.ffi_call(_TARGET, results(arguments, settings))(*arguments, call=call(arguments, settings))
+
+    def called_back(*arguments: Any, settings: Settings) -> Any:
         return jax.pure_callback(lambda *given: on_host(given, settings), results(arguments, settings), *arguments)
 
     def batched(arguments: Sequence[Any], dims: Sequence[Any], *, settings: Settings) -> tuple[Any, Any]:
@@ -192,9 +211,17 @@ def _register(primitive: Primitive, results: Any, on_host: Any) -> None:
     primitive.def_impl(run)
     primitive.def_abstract_eval(abstract)
     batching.primitive_batchers[primitive] = batched
-    mlir.register_lowering(primitive, mlir.lower_fun(compiled, multiple_results=True))
+    if not hasattr(jax, "ffi"):
+        mlir.register_lowering(primitive, mlir.lower_fun(called_back, multiple_results=True))
+        return
+    for platform in ("cpu", "cuda"):
+        mlir.register_lowering(primitive, mlir.lower_fun(foreign, multiple_results=True), platform=platform)
 
 
+if hasattr(jax, "ffi"):
+    for _platform in ("cpu", "cuda"):
+        _handler = _einfall._xla_target(_TARGET, _platform)
+        jax.ffi.register_ffi_target(_TARGET, _handler, platform="cpu" if _platform == "cpu" else "CUDA")
 ad.primitive_jvps[_forward] = _moved
-_register(_forward, _results, _forward_on_host)
-_register(_reverse, _gradients, _reverse_on_host)
+_register(_forward, _results, _forward_on_host, _forward_call)
+_register(_reverse, _gradients, _reverse_on_host, _reverse_call)

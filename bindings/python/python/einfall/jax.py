@@ -104,7 +104,8 @@ def _on_host(operands: Sequence[Any], result: jax.ShapeDtypeStruct, params: Mapp
     return out
 
 
-def _impl(*operands: Any, **params: Any) -> Any:
+def on_gpu(operands: Sequence[Any]) -> bool:
+    """Whether arrays are on a GPU; raises what a call there found that has passed."""
     for number, operand in enumerate(operands):
         # Constants of traced code may be arrays of NumPy.
         device = next(iter(operand.devices())) if isinstance(operand, jax.Array) else None
@@ -115,8 +116,14 @@ def _impl(*operands: Any, **params: Any) -> Any:
                 f"operand {number} is on `{device.platform}`: only the CPU and NVIDIA GPUs are supported\n"
                 "hint: move it with `jax.device_put(x, jax.devices('cpu')[0])`"
             )
-        # What a call found that has passed is raised here, where an exception can say what it is.
+        # Here an exception can say what it is.
         _einfall._check_gpu(device.local_hardware_id)
+        return True
+    return False
+
+
+def _impl(*operands: Any, **params: Any) -> Any:
+    if on_gpu(operands):
         return _jitted(tuple(sorted(params.items())))(*operands)
     result = _result(operands, params)
     out = _on_host(operands, result, params)
@@ -229,7 +236,7 @@ def _register() -> None:
         mlir.register_lowering(_primitive, mlir.lower_fun(_called_back, multiple_results=False))
         return
     for platform in ("cpu", "cuda"):
-        target = _einfall._xla_target(platform)
+        target = _einfall._xla_target(_TARGET, platform)
         jax.ffi.register_ffi_target(_TARGET, target, platform="cpu" if platform == "cpu" else "CUDA")
         lowering = mlir.lower_fun(_foreign, multiple_results=False)
         mlir.register_lowering(_primitive, lowering, platform=platform)
