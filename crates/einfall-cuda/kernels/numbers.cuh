@@ -6,6 +6,10 @@
 typedef long long i64;
 typedef unsigned long long u64;
 
+// Division of numbers below 2^31 by a number that the host knew: `Fields::divisor`.
+struct Divisor { unsigned factor, shift; };
+__device__ __forceinline__ unsigned quotient(unsigned x, Divisor by) { return (__umulhi(x, by.factor) + x) >> by.shift; }
+
 struct half16 { unsigned short bits; };
 struct bfloat16 { unsigned short bits; };
 struct truth8 { unsigned char value; };

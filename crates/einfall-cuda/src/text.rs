@@ -119,6 +119,14 @@ impl Fields {
         self.field("double", name, Value::Int(value.to_bits() as i64))
     }
 
+    /// A divisor of numbers below 2³¹: `quotient(x, ...)` is a multiplication and a shift (Granlund and Montgomery, 1994).
+    pub fn divisor(&mut self, name: &str, by: usize) -> String {
+        debug_assert!((1..=1 << 31).contains(&by));
+        let shift = by.next_power_of_two().trailing_zeros();
+        let factor = (((1u128 << shift) - by as u128) << 32) / by as u128 + 1;
+        self.field("Divisor", name, Value::Pair(factor as u32, shift))
+    }
+
     /// A pointer to nothing.
     pub fn null(&mut self, element: &str, name: &str) -> String {
         self.field(&format!("{element}*"), name, Value::Int(0))
@@ -270,13 +278,17 @@ impl<'c> Writer<'c> {
         }
     }
 
-    /// Splits `flat` into the indices of `loops`, the last one fastest.
+    /// Splits `flat` into the indices of `loops`, the last one fastest. With the index `unsigned` it is below 2³¹.
     pub fn split(&mut self, flat: &str, index: &str, loops: &[usize]) {
         self.line(&format!("{index} rest_{flat} = {flat};"));
         for (place, &at) in loops.iter().enumerate().rev() {
             let len = self.len(at);
             if place == 0 {
                 self.line(&format!("const i64 i{at} = rest_{flat};"));
+            } else if index == "unsigned" {
+                let by = self.fields.divisor(&format!("d{at}"), self.contraction.loops[at].len);
+                self.line(&format!("const unsigned q{at} = quotient(rest_{flat}, {by});"));
+                self.line(&format!("const i64 i{at} = rest_{flat} - q{at} * (unsigned){len}; rest_{flat} = q{at};"));
             } else {
                 self.line(&format!("const i64 i{at} = rest_{flat} % ({index}){len}; rest_{flat} /= ({index}){len};"));
             }

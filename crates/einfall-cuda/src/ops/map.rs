@@ -1,7 +1,7 @@
-//! Products and copies without a sum, 16 bytes a load: the output is contiguous along a loop in which every input is too,
-//! or does not move.
+//! Products, copies and conversions without a sum, 16 bytes a load or store: the output is contiguous along a loop in
+//! which every input is too, or does not move. A thread has several packs, and loads all before it stores the first.
 //!
-//! *In*: plain accesses, nothing summed, one type.
+//! *In*: plain accesses, nothing summed.
 
 use einfall_plan::{Access, Contraction, Cost, Estimate, Machine, Role, Way};
 use einfall_tensor::DType;
@@ -10,15 +10,22 @@ use super::nest::{self, counter, task};
 use super::{LAUNCH_SECONDS, THREADS, blocks_for, stream_seconds};
 use crate::text::{Lowering, Memory, Miss, Task, Writer, type_name};
 
+/// Packs of a thread.
+const FLIGHT: usize = 4;
+
 /// The loop along which loads and stores are wide.
 fn inner(contraction: &Contraction) -> Result<usize, String> {
-    if contraction.loops_of(Role::Contracted).next().is_some() || contraction.out_dtype != contraction.dtype {
-        return Err("needs one type, and nothing summed".into());
+    let Contraction { dtype, out_dtype, right, .. } = contraction;
+    if contraction.loops_of(Role::Contracted).next().is_some() {
+        return Err("there is a sum".into());
     }
-    if contraction.dtype.bytes() > 8 || !contraction.accesses().all(Access::is_plain) {
+    if right.is_some() && ![*dtype, dtype.accumulator()].contains(out_dtype) {
+        return Err("writes one type or its accumulator".into());
+    }
+    if dtype.bytes().max(out_dtype.bytes()) > 8 || !contraction.accesses().all(Access::is_plain) {
         return Err("needs plain strides, and elements of 8 bytes at most".into());
     }
-    let inputs = || [Some(&contraction.left), contraction.right.as_ref()].into_iter().flatten();
+    let inputs = || [Some(&contraction.left), right.as_ref()].into_iter().flatten();
     let moves = |at: usize| inputs().all(|access| matches!(access.strides[at], 0 | 1));
     let mut loops = (0..contraction.loops.len()).filter(|&at| contraction.out.strides[at] == 1 && moves(at));
     loops.next().ok_or_else(|| "no loop along which everything is contiguous or repeats".into())
@@ -26,10 +33,11 @@ fn inner(contraction: &Contraction) -> Result<usize, String> {
 
 /// The most elements that are loaded and stored at once: every place where that begins is a multiple of them.
 fn vector(contraction: &Contraction, inner: usize, alignment: Option<[usize; 3]>) -> usize {
-    let size = contraction.dtype.bytes();
-    let sides = [Some(&contraction.left), contraction.right.as_ref(), Some(&contraction.out)];
-    let mut vector = 16 / size;
-    for (side, access) in sides.into_iter().enumerate() {
+    let (size, out_size) = (contraction.dtype.bytes(), contraction.out_dtype.bytes());
+    let sides =
+        [(Some(&contraction.left), size), (contraction.right.as_ref(), size), (Some(&contraction.out), out_size)];
+    let mut vector = 16 / size.max(out_size);
+    for (side, (access, size)) in sides.into_iter().enumerate() {
         let Some(access) = access.filter(|access| access.strides[inner] == 1) else { continue };
         let others = access.strides.iter().enumerate().filter(|&(at, _)| at != inner).map(|(_, stride)| stride);
         let mut places: Vec<usize> = others.chain([&access.offset]).map(|place| place.unsigned_abs()).collect();
@@ -55,14 +63,17 @@ pub fn estimate(contraction: &Contraction, machine: &Machine) -> Result<Estimate
     }
     let bytes = contraction.distinct_bytes();
     let issued = contraction.flops() / vector as f64 * 30.0 / (machine.threads as f64 * 128.0 * 1.5e9);
-    let seconds = LAUNCH_SECONDS + issued.max(stream_seconds(bytes, machine));
+    // Measured on an H100: writing alone is slower than reading and writing.
+    let written = contraction.flops() / 2.0 * contraction.out_dtype.bytes() as f64;
+    let writing = written / (0.6 * machine.bytes_per_second_within(bytes));
+    let seconds = LAUNCH_SECONDS + issued.max(stream_seconds(bytes, machine)).max(writing);
     let cost = Cost { flops: contraction.flops(), bytes, seconds };
     Ok(Estimate { way: Way::Elementwise, cost, workspace_bytes: 0 })
 }
 
 /// The tasks.
 pub fn lower(lowering: &Lowering<'_>) -> Vec<Task> {
-    let &Lowering { contraction, tables, alignment, .. } = lowering;
+    let &Lowering { contraction, tables, alignment, machine, .. } = lowering;
     let inner = inner(contraction).expect("the kernel made an offer");
     let vector = vector(contraction, inner, Some(alignment));
     if vector == 1 {
@@ -72,71 +83,103 @@ pub fn lower(lowering: &Lowering<'_>) -> Vec<Task> {
     let len = contraction.loops[inner].len;
     let chunks = len.div_ceil(vector);
     let items = others.iter().map(|&at| contraction.loops[at].len).product::<usize>() * chunks;
+    let threads = THREADS as usize;
+    // Few packs: a thread each, so that all of the GPU has some.
+    let mut flight = FLIGHT;
+    while flight > 1 && items < 4 * flight * threads * machine.threads {
+        flight /= 2;
+    }
     let mut w = Writer::new(contraction, tables);
-    let element = type_name(contraction.dtype);
-    let index = counter(items);
+    let (element, stored) = (type_name(contraction.dtype), type_name(contraction.out_dtype));
+    let index = counter(items + flight * threads);
     let total = w.fields.int("items", items as i64);
     let per_row = w.fields.int("chunks", chunks as i64);
     let end = w.fields.int("len", len as i64);
+    let block = flight * threads;
     w.line(&format!(
-        "for ({index} item = ({index})blockIdx.x * {THREADS} + threadIdx.x; item < ({index}){total}; item += ({index})gridDim.x * {THREADS}) {{"
+        "for ({index} first = ({index})blockIdx.x * {block} + threadIdx.x; first < ({index}){total}; first += ({index})gridDim.x * {block}) {{"
     ));
-    w.line(&format!("const {index} outer = item / ({index}){per_row};"));
+    let sides = [("l", "left", Memory::Left), ("r", "right", Memory::Right)];
+    let inputs = [Some(&contraction.left), contraction.right.as_ref()];
+    for ((name, ..), access) in sides.into_iter().zip(inputs) {
+        let Some(access) = access else { continue };
+        let kind = if access.strides[inner] == 1 { "Pack<T>" } else { "T" };
+        w.line(&format!("{kind} {name}x[{flight}];"));
+    }
+    w.line(&format!("i64 place[{flight}], left[{flight}];\n#pragma unroll\nfor (int u = 0; u < {flight}; u++) {{"));
+    // Past the end a thread loads the last pack, and does not store it.
+    w.line(&format!("const {index} item = min(first + u * {threads}, ({index}){total} - 1);"));
+    match index {
+        "unsigned" => {
+            let by = w.fields.divisor("row", chunks);
+            w.line(&format!("const unsigned outer = quotient(item, {by});"));
+        }
+        _ => w.line(&format!("const {index} outer = item / ({index}){per_row};")),
+    }
     w.line(&format!("const i64 at = (i64)(item - outer * ({index}){per_row}) * {vector};"));
-    w.line("bool ok = true;");
     w.start();
     if !others.is_empty() {
         w.split("outer", index, &others);
     }
     w.enter(&others, Miss::Flag, false);
-    let sides = [("l", "left", Memory::Left), ("r", "right", Memory::Right)];
-    let inputs = [Some(&contraction.left), contraction.right.as_ref()];
+    w.line(&format!("left[u] = {end} - at;"));
     for ((name, field, memory), access) in sides.into_iter().zip(inputs) {
         let Some(access) = access else { continue };
         let pointer = w.fields.pointer(&format!("const {element}"), field, memory);
         let offset = w.offset(name).expect("there is such an input");
         match access.strides[inner] {
-            1 => w.line(&format!("Pack {name};\nload({name}, {pointer} + {offset} + at, {end} - at);")),
-            _ => w.line(&format!("Pack {name};\n{name}.fill({pointer}[{offset}]);")),
+            1 => w.line(&format!("load({name}x[u], {pointer} + {offset} + at, left[u]);")),
+            _ => w.line(&format!("{name}x[u] = {pointer}[{offset}];")),
         }
     }
-    let term = match contraction.right {
-        Some(_) => Some("N::mul(N::widen(l.of[i]), N::widen(r.of[i]))"),
-        // Truth values of other libraries may be any byte.
-        None => (contraction.dtype == DType::Bool).then_some("N::widen(l.of[i])"),
-    };
-    if let Some(term) = term {
-        w.line(&format!("#pragma unroll\nfor (int i = 0; i < {vector}; i++)"));
-        w.line(&format!("l.of[i] = N::narrow({term});"));
-    }
-    let out = w.fields.pointer(element, "out", Memory::Out);
     let offset = w.offset("o").expect("there is an output");
-    w.line(&format!("store({out} + {offset} + at, l, {end} - at);\n}}"));
+    w.line(&format!("place[u] = {offset} + at;\n}}"));
+    let of = |name: &str, access: &Access| match access.strides[inner] {
+        1 => format!("{name}x[u].of[i]"),
+        _ => format!("{name}x[u]"),
+    };
+    let left = of("l", &contraction.left);
+    let is_same = contraction.dtype == contraction.out_dtype;
+    let narrowed = |value: String| if is_same { format!("N::narrow({value})") } else { value };
+    let term = match &contraction.right {
+        Some(right) => narrowed(format!("N::mul(N::widen({left}), N::widen({}))", of("r", right))),
+        // Truth values of other libraries may be any byte.
+        None if is_same && contraction.dtype != DType::Bool => left,
+        None if is_same || contraction.dtype.accumulator() == contraction.out_dtype => {
+            narrowed(format!("N::widen({left})"))
+        }
+        None => format!("Cast<{stored}>::from(N::widen({left}))"),
+    };
+    let out = w.fields.pointer(stored, "out", Memory::Out);
+    w.line(&format!(
+        "#pragma unroll
+for (int u = 0; u < {flight}; u++) if (first + u * {threads} < ({index}){total}) {{
+  Pack<{stored}> result;
+  #pragma unroll
+  for (int i = 0; i < {vector}; i++) result.of[i] = {term};
+  store({out} + place[u], result, left[u]);
+}}
+}}"
+    ));
     let types = format!(
         "typedef {element} T;\ntypedef Number<T> N;\n#define VECTOR {vector}\n#define WHOLE {}\n{PACK}",
         i32::from(len.is_multiple_of(vector))
     );
-    vec![task("map", w, types, blocks_for(items, THREADS as usize))]
+    vec![task("map", w, types, blocks_for(items, block))]
 }
 
 /// Several elements, and how they are loaded and stored at once; at the end of a row there may be fewer.
 const PACK: &str = "
-struct __align__(VECTOR * sizeof(T)) Pack {
-  T of[VECTOR];
-  __device__ void fill(T x) {
-    #pragma unroll
-    for (int i = 0; i < VECTOR; i++) of[i] = x;
-  }
-};
-__device__ __forceinline__ void load(Pack& to, const T* from, i64 left) {
-  if (WHOLE || left >= VECTOR) to = *(const Pack*)from;
+template <class E> struct __align__(VECTOR * sizeof(E)) Pack { E of[VECTOR]; };
+template <class E> __device__ __forceinline__ void load(Pack<E>& to, const E* from, i64 left) {
+  if (WHOLE || left >= VECTOR) to = *(const Pack<E>*)from;
   else {
     #pragma unroll
     for (int i = 0; i < VECTOR; i++) to.of[i] = from[i < left ? i : 0];
   }
 }
-__device__ __forceinline__ void store(T* to, const Pack& from, i64 left) {
-  if (WHOLE || left >= VECTOR) *(Pack*)to = from;
+template <class E> __device__ __forceinline__ void store(E* to, const Pack<E>& from, i64 left) {
+  if (WHOLE || left >= VECTOR) *(Pack<E>*)to = from;
   else {
     #pragma unroll
     for (int i = 0; i < VECTOR; i++) if (i < left) to[i] = from.of[i];
