@@ -341,7 +341,7 @@ def test_arrays_of_jax(kind):
     jax = pytest.importorskip("jax")
     if not any(device.platform == "gpu" for device in jax.devices()):
         pytest.skip("JAX has no GPU here")
-    case = Case("jax", b=2, h=4, g=2, q=40, n=60, k=9, d=32, e=32, scope="bg", pads=0.3, biased=True)
+    case = Case("jax", b=2, h=4, g=2, q=40, n=60, k=9, d=32, e=32, scope="bg", pads=0.3, bias="bhqk")
     arrays = case.arrays(dtype=np.dtype("float32"))
     query, key, value, table, bias = (jax.numpy.asarray(one) for one in arrays)
     expected, expected_lse = reference(case, *arrays)
