@@ -51,4 +51,5 @@ pub(super) fn shared_bytes(tile: Tile, first_unit: usize, second_unit: usize) ->
     (STAGES * (side(tile.rows, first_unit) + side(tile.columns, second_unit))) as u32
 }
 
-pub(super) const TILE: &str = concat!(include_str!("../../../kernels/mma.cuh"), include_str!("../../../kernels/tile_half.cu"));
+pub(super) const TILE: &str =
+    concat!(include_str!("../../../kernels/mma.cuh"), include_str!("../../../kernels/tile_half.cu"));
