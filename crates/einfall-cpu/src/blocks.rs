@@ -29,9 +29,6 @@ pub(crate) struct Blocks {
 impl Blocks {
     /// How to cut a plan, if that pays: depends on the plan and the caches alone.
     pub(crate) fn of(plan: &Plan, machine: &Machine) -> Option<Blocks> {
-        if std::env::var_os("NOBLOCKS").is_some() {
-            return None;
-        }
         let bytes: usize = plan.temps.iter().map(|temp| temp.len.saturating_mul(temp.dtype.bytes())).sum();
         let simple = plan.steps.len() > 1 && plan.slices.is_empty() && plan.epilogue.is_none();
         if !simple || bytes <= machine.l2_bytes {

@@ -254,7 +254,7 @@ mod tests {
 
     #[test]
     fn searched_chains_are_nearly_as_cheap_as_the_best() {
-        let lens = |label: LabelId| 8 << (label.0.wrapping_mul(2_654_435_761) >> 20) % 6;
+        let lens = |label: LabelId| 8 << ((label.0.wrapping_mul(2_654_435_761) >> 20) % 6);
         for matrices in [10, 25, 60] {
             let (operands, output) = chain(matrices);
             // The textbook's dynamic programming over intervals gives the cheapest order of a chain.

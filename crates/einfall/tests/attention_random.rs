@@ -6,9 +6,9 @@ use std::collections::BTreeMap;
 
 use common::attention::{call, check, run};
 use common::devices;
-use einfall::{CpuDevice, Isa, View};
+use einfall::{Argument, CpuDevice, Isa, View};
 use einfall_cpu::ops::attention::KERNELS;
-use einfall_testing::attention::random_attention;
+use einfall_testing::attention::{AttentionCase, random_attention};
 use einfall_testing::case::Buffer;
 
 /// Random cases per test; `EINFALL_CASES` asks for more.

@@ -170,7 +170,7 @@ fn products() {
     ");
     assert_snapshot!(plan("i,j->ij", &[f32(&[512]), f32(&[256])]), @"
     i,j->ij   left i=512, right j=256
-      gemm: gemm
+      nest: elementwise
     ");
     assert_snapshot!(plan("bi,bi->b", &[f32(&[64, 256]), f32(&[64, 256])]), @"
     bi,bi->b   batch b=64, contracted i=256

@@ -117,9 +117,6 @@ fn band(attention: &Attention) -> Option<Band> {
 /// # Errors
 /// Why it cannot run the attention.
 pub fn estimate(attention: &Attention, pass: Pass, machine: &Machine) -> Result<Estimate, String> {
-    if attention.dtype == DType::BF16 {
-        return Err("bf16 is packed in pairs".into());
-    }
     if pass == Pass::Backward {
         return Err("has no gradients".into());
     }
