@@ -4,7 +4,7 @@
 //! gradient of its query. Then, through the inverse, each row: the gradients of key and value, summed over the places that
 //! name it, in order.
 
-use super::AttentionLowering;
+use super::{AttentionLowering, nest};
 use super::inverse::Inverse;
 use super::lists::{Lists, More, Moves};
 use super::rows::{BLOCK, LANES, Shape};
@@ -76,6 +76,10 @@ pub(super) fn lower_with(
             tasks.push(entries(lowering, lists, &inverse));
         }
         tasks.extend(inverse.tasks());
+    }
+    if lists.attention.ragged.is_some() {
+        // Entries may be in no list.
+        tasks.extend(nest::clear(lists.attention, 3));
     }
     let (query, bias) = (i32::from(gradients.query.is_some()), i32::from(gradients.bias.is_some()));
     let defines = format!("#define SUMS {}\n#define GRAD_QUERY {query}\n#define GRAD_BIAS {bias}\n", query | bias);
@@ -152,18 +156,21 @@ fn is_far(lists: &Lists<'_>) -> bool {
 fn by_row(lowering: &AttentionLowering<'_>, lists: &Lists<'_>, rows: &Rows<'_>, heavy: bool) -> Task {
     let shape = Shape::new(lists, lowering, rows.usual, 4);
     let shape = if heavy { Shape { least: 1, ..shape } } else { shape };
+    // The warps of a block leave their sums of a row in its shared memory.
+    let row = (lists.d() + shape.vectors.0 * shape.lanes + lists.e() + shape.vectors.1 * shape.lanes) * lists.accumulator();
+    let threads = if heavy { (32 * (40960 / row).max(1)).min(BLOCK) } else { BLOCK };
     let source = format!(
         "{}{}{}#define PART {PART}\n#define HEAVY {}\n{LANES}{}",
         lists.definitions(lowering, shape.vectors),
-        shape.definitions(),
+        shape.definitions().replace(&format!("#define BLOCK {BLOCK}"), &format!("#define BLOCK {threads}")),
         rows.defines,
         i32::from(heavy),
         include_str!("../../../kernels/attention_grad_key.cu")
     );
     let blocks = match heavy {
-        true => blocks_for(lists.keys(), BLOCK).min(4 * lowering.machine.threads as u32),
+        true => blocks_for(lists.keys(), threads).min(4 * lowering.machine.threads as u32),
         false => shape.blocks(rows.count),
     };
     let values = lists.values(lowering, rows.more);
-    Task { kernel: "attention_grad_key", source, blocks, threads: BLOCK as u32, shared_bytes: 0, values }
+    Task { kernel: "attention_grad_key", source, blocks, threads: threads as u32, shared_bytes: 0, values }
 }
