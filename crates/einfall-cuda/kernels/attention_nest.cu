@@ -2,7 +2,8 @@
 // a list at a time: a thread finds a key's score, then every thread goes over them in order.
 // Stands behind numbers.cuh, the parameter, and functions that tell where things are: NAME_at (where the loops of depth and width are
 // zero), NAME_row (how far these move it), NAME_split, NAME_count, range_of, is_seen.
-// Defines: LOOPS, BIAS, BLOCK, T, A; WHAT (0 query, 1 key, 2 value, 3 bias) for a gradient, which is added to sums.
+// Defines: LOOPS, BIAS, BLOCK, T, A; WHAT (0 query, 1 key, 2 value, 3 bias) for a gradient, which is added to sums; SERIAL (a gradient
+// is summed over depth or width too, so that one thread adds up all of it).
 typedef Number<T> N;
 constexpr i64 LEFT_OUT = -0x7fffffffffffffffll - 1;
 
@@ -16,7 +17,7 @@ __device__ __forceinline__ A score_of(const Params& p, i64* i, i64 query, i64 ke
     depth_split(p, d, i);
     sum += N::widen(p.query[query + query_row(p, i)]) * N::widen(p.key[key + key_row(p, i)]);
   }
-  depth_split(p, 0, i);
+  if (count > 0) depth_split(p, 0, i);
   sum *= (A)p.scale;
 #if BIAS
   i64 at, none;
@@ -92,6 +93,13 @@ extern "C" __global__ void __launch_bounds__(BLOCK) attention_nest(const __grid_
   }
 }
 #else
+#if SERIAL
+#define FIRST (threadIdx.x == 0 ? 0 : (i64)1 << 62)
+#define STEP 1
+#else
+#define FIRST threadIdx.x
+#define STEP BLOCK
+#endif
 extern "C" __global__ void __launch_bounds__(BLOCK) attention_nest(const __grid_constant__ Params p) {
   __shared__ A weights[BLOCK], parts[BLOCK];
   __shared__ i64 rows[BLOCK], places[BLOCK];
@@ -150,18 +158,19 @@ extern "C" __global__ void __launch_bounds__(BLOCK) attention_nest(const __grid_
         __syncthreads();
         const int count = to - k0 < BLOCK ? (int)(to - k0) : BLOCK;
         if (WHAT == 0)
-          for (i64 d = threadIdx.x; d < depth; d += BLOCK) {
+          for (i64 d = FIRST; d < depth; d += STEP) {
             depth_split(p, d, j);
             const i64 column = key_row(p, j);
-            i64 to_sum = 0;
+            i64 to_sum = LEFT_OUT;
             A sum = 0;
             for (int t = 0; t < count; t++)
               if (rows[t] != LEFT_OUT) { sum += weights[t] * N::widen(p.key[rows[t] + column]); to_sum = places[t]; }
-            p.sums[to_sum + grad_row(p, j)] += sum;
+            // Without a key the place is unknown, and that of another block.
+            if (to_sum != LEFT_OUT) p.sums[to_sum + grad_row(p, j)] += sum;
           }
         if (WHAT == 1 || WHAT == 2) {
           const i64 columns = WHAT == 1 ? depth : width;
-          for (i64 c = threadIdx.x; c < columns; c += BLOCK) {
+          for (i64 c = FIRST; c < columns; c += STEP) {
             if (WHAT == 1) depth_split(p, c, j);
             else width_split(p, c, j);
             const A x = WHAT == 1 ? N::widen(p.query[query + query_row(p, j)]) : N::widen(p.grad_out[out + out_row(p, j)]);

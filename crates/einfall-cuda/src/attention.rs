@@ -84,12 +84,6 @@ impl CudaDevice {
         if pointers.arguments.len() != count {
             return Err(CudaError::Alignment);
         }
-        // Strides of arrays without elements tell nothing of their axes, and kernels go by strides.
-        let is_empty = |shape: &[usize]| shape.contains(&0);
-        let output = &plan.problem.output.layout.shape;
-        if is_empty(output) || plan.arguments.iter().any(|argument| is_empty(&argument.layout.shape)) {
-            return Err(CudaError::Empty);
-        }
         let attention = &plan.attention;
         let mut dtypes: Vec<DType> = plan.arguments.iter().map(|argument| argument.dtype).collect();
         dtypes.extend([attention.dtype, attention.accumulator, attention.dtype]);
@@ -135,7 +129,8 @@ impl CudaDevice {
             alignment: &of,
         };
         let tasks = match plan.pass {
-            _ if attention.is_empty() && plan.pass == Pass::Forward => Vec::new(),
+            Pass::Forward if attention.is_empty() => Vec::new(),
+            Pass::Backward if attention.gradients.wanted().next().is_none() => Vec::new(),
             _ => {
                 let kernel = attention_named(plan.kernel()).expect("the plan was made from this device's kernels");
                 (kernel.lower)(&lowering)
@@ -143,7 +138,8 @@ impl CudaDevice {
         };
         let workspace = plan.workspace_bytes();
         let program = self.program_of_tasks(&tasks, base, alignment, workspace)?;
-        Ok(AttentionProgram { program, writes_lse: wants_lse })
+        // Without a query nobody asks where the log-sum-exp is.
+        Ok(AttentionProgram { program, writes_lse: wants_lse && !attention.is_empty() })
     }
 
     /// Puts an attention into a stream; neither waits nor allocates, and may be captured into a graph.

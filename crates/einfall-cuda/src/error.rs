@@ -33,9 +33,6 @@ pub enum CudaError {
     /// An address is not what the program was prepared for.
     #[error("an array is not aligned as it was when the call was prepared, at least to its elements")]
     Alignment,
-    /// An attention of an array without elements.
-    #[error("attention on arrays without elements does not run on a GPU yet\nhint: it does on the processor")]
-    Empty,
     /// NVRTC refused a kernel: a defect of this library.
     #[error("kernel `{kernel}` does not compile:\n{log}")]
     Compile {

@@ -151,8 +151,11 @@ impl Program {
                 _ => None,
             }));
             let once = is_once.then(|| tables.clone());
-            let function = modules.function(gpu, task)?;
-            stages.push(Stage::Launch { function, blocks, threads, shared_bytes, fields, once });
+            // A grid without blocks is an error of the driver.
+            if blocks > 0 {
+                let function = modules.function(gpu, task)?;
+                stages.push(Stage::Launch { function, blocks, threads, shared_bytes, fields, once });
+            }
         }
         alignment.push(1);
         let beside = start.map_or(workspace_bytes, |start| start as usize);

@@ -76,7 +76,7 @@ pub struct Ragged {
     pub entries: usize,
 }
 
-/// Where gradients are written, by the same loops; none where the caller does not want it.
+/// Where gradients are written, by the same loops; none where the caller does not want it or there is no element.
 ///
 /// An axis of length one that meets a longer one has stride zero: its gradient is a sum.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -227,9 +227,9 @@ impl Attention {
         }
     }
 
-    /// True when no output is written.
+    /// True when nothing is written forward: there is no query. Without width there still is a log-sum-exp.
     pub fn is_empty(&self) -> bool {
-        let kept = |l: &AttentionLoop| !matches!(l.role, AttentionRole::Key | AttentionRole::Depth);
+        let kept = |l: &AttentionLoop| matches!(l.role, AttentionRole::List | AttentionRole::Head);
         self.loops.iter().any(|l| kept(l) && l.len == 0)
     }
 

@@ -241,20 +241,18 @@ impl AttentionPlan {
             same(|| format!("`{name}`"), (view.dtype(), view.layout()), output)?;
         }
         same(|| "`lse`".into(), (saved.lse.dtype(), saved.lse.layout()), self.lse_type())?;
-        let wanted = &self.attention.gradients;
-        let wanted = [&wanted.query, &wanted.key, &wanted.value, &wanted.bias];
-        for (operand, (gradient, wanted)) in gradients.iter().zip(wanted).enumerate() {
+        for (operand, (gradient, wanted)) in gradients.iter().zip(self.wanted).enumerate() {
             let name = || format!("the gradient of operand {operand}");
             match (gradient, wanted) {
-                (None, None) => {}
-                (Some(view), Some(_)) => {
+                (None, false) => {}
+                (Some(view), true) => {
                     let argument = &self.problem.arguments[self.problem.operands[operand].argument];
                     let layout = Layout::contiguous(&argument.layout.shape);
                     same(name, (view.dtype(), view.layout()), (argument.dtype, &layout))?;
                 }
                 (given, _) => {
                     let say = |there: bool| if there { "wanted" } else { "not wanted" }.to_string();
-                    let (found, expected) = (say(given.is_some()), say(wanted.is_some()));
+                    let (found, expected) = (say(given.is_some()), say(wanted));
                     return Err(RunError::Mismatch { argument: name(), found, expected });
                 }
             }

@@ -324,8 +324,7 @@ impl PreparedAttention<'_> {
     /// # Errors
     /// As [`PreparedAttention::run`].
     pub fn gradients(&self, arguments: &[View<'_>], saved: &Saved<'_>) -> Result<[Option<Tensor>; 4], Error> {
-        let wanted = &self.plan.attention.gradients;
-        let wanted = [&wanted.query, &wanted.key, &wanted.value, &wanted.bias].map(Option::is_some);
+        let wanted = self.plan.wanted;
         let mut tensors: [Option<Tensor>; 4] = [None, None, None, None];
         for (operand, tensor) in tensors.iter_mut().enumerate().filter(|(operand, _)| wanted[*operand]) {
             let Argument { dtype, layout } = &self.plan.arguments[self.plan.problem.operands[operand].argument];

@@ -61,8 +61,6 @@ def _kernel(
     causal: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     sizes = dict(zip(names, lengths))
-    if operands[0].is_cuda and any(operand.numel() == 0 for operand in operands):
-        return _composed(equation, operands, sizes, scale, bounds, causal)
     out, lse = _einfall._torch_attend(equation, list(operands), sizes, scale, bounds, causal)
     return out, lse
 
@@ -90,10 +88,6 @@ def _backward_kernel(
     causal: bool,
 ) -> list[torch.Tensor]:
     sizes, numbers = dict(zip(names, lengths)), _differentiable(equation, operands, needed)
-    if operands[0].is_cuda:
-        # The GPU's own gradients are not trusted yet: they crossed the ends of arrays without elements.
-        call = _settings(equation, operands, sizes, scale, bounds, causal)
-        return _attention_steps.backward(*call, operands, out, grad, numbers)
     saved = [one.contiguous() for one in (out, lse, grad.to(out.dtype))]
     wanted = _attention_terms.wanted(equation, numbers)
     found: list[torch.Tensor] = _einfall._torch_attend_backward(

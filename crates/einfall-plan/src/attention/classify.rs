@@ -214,7 +214,9 @@ fn gradients(problem: &Problem, options: &AttentionOptions, labels: &[LabelId]) 
     let ids = ids.ok_or_else(|| AttentionError::Gradients("labels changed".into()))?;
     let of = |at: usize| {
         let operand = written.operands.get(at).filter(|_| options.wanted[at])?;
-        Some(access(&operand.term, &ids, &written.tables))
+        // Nothing is written there, and strides of arrays without elements tell nothing of their axes.
+        let is_empty = written.arguments[operand.argument].layout.shape.contains(&0);
+        (!is_empty).then(|| access(&operand.term, &ids, &written.tables))
     };
     Ok(Gradients { query: of(0), key: of(1), value: of(2), bias: of(3) })
 }

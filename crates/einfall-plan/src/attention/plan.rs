@@ -70,6 +70,9 @@ pub struct AttentionPlan {
     pub attention: Attention,
     /// Which way it runs.
     pub pass: Pass,
+    /// Backward: which operands' gradients the caller is given. Those of operands without elements have nothing to be
+    /// computed, so [`Attention::gradients`] lacks them.
+    pub wanted: [bool; 4],
     /// What every kernel answered.
     pub candidates: Vec<AttentionCandidate>,
     /// Position of the chosen kernel in `candidates`.
@@ -106,7 +109,10 @@ impl AttentionPlan {
         let mut arguments = problem.arguments.clone();
         arguments.extend(options.ragged.iter().map(|ragged| ragged.argument.clone()));
         let lse = Layout::contiguous(&lse_shape(&problem)?);
+        let backward = options.pass == Pass::Backward;
+        let wanted = std::array::from_fn(|at| backward && options.wanted[at] && at < problem.operands.len());
         Ok(AttentionPlan {
+            wanted,
             problem,
             arguments,
             attention,

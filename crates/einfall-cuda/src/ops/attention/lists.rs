@@ -145,6 +145,19 @@ impl<'a> Lists<'a> {
         if !joined(&|slid| slid.key_stride) || !joined(&|slid| slid.value_stride) {
             return Err("rows of a window do not follow each other".into());
         }
+        // Gradients are row-major, wherever their operands lie.
+        let gradients = &self.attention.gradients;
+        for access in [&gradients.key, &gradients.value].into_iter().flatten() {
+            let strides: Vec<isize> = match access.windows.as_slice() {
+                [] if self.lookup.is_some() => Vec::new(),
+                [] => self.inner.iter().map(|&at| access.strides[at]).collect(),
+                windows => windows.iter().map(|window| window.stride).collect(),
+            };
+            let follow = |(at, pair): (usize, &[isize])| pair[0] == pair[1] * self.slid[at + 1].len as isize;
+            if !strides.windows(2).enumerate().all(follow) {
+                return Err("rows of a gradient do not follow each other".into());
+            }
+        }
         Ok(())
     }
 
@@ -205,7 +218,8 @@ impl<'a> Lists<'a> {
             return Err("lists of different lengths on more than one axis".into());
         }
         let count = |kinds: &[Moves]| kinds.iter().map(|&kind| self.product(kind) as f64).product::<f64>();
-        let entries = count(&[Moves::Both, Moves::Choice]) * self.k() as f64;
+        let lists = if attention.ragged.is_some() { 1.0 } else { count(&[Moves::Both, Moves::Choice]) };
+        let entries = lists * self.k() as f64;
         let rows = count(&[Moves::Both]) * self.n() as f64;
         if entries.max(rows) * 2.0 >= (1_u64 << 32) as f64 || rows * count(&[Moves::Rows]) >= 1e14 {
             return Err("too many entries or rows to be counted with 31 bits".into());
@@ -270,8 +284,11 @@ impl<'a> Lists<'a> {
         self.product(Moves::Both) * self.product(Moves::Rows)
     }
 
-    /// Places of lists that the inverse counts.
+    /// Places of lists that the inverse counts; of lists of different lengths, the table's.
     pub(super) fn entries(&self) -> usize {
+        if let Some(ragged) = &self.attention.ragged {
+            return ragged.entries;
+        }
         self.product(Moves::Both) * self.product(Moves::Choice) * self.k()
     }
 
@@ -450,7 +467,7 @@ impl<'a> Lists<'a> {
         let count = |number: usize| Value::Int(number as i64);
         let (row_k, row_v) = self.row_strides();
         let limit = attention.limit.as_ref().map_or(0, |limit| limit.offset);
-        let entries = attention.ragged.as_ref().map_or_else(|| self.entries_or_none(), |ragged| ragged.entries);
+        let entries = self.entries_or_none();
         values.extend([
             count(self.lists()),
             count(self.k()),
@@ -476,6 +493,9 @@ impl<'a> Lists<'a> {
     }
 
     fn entries_or_none(&self) -> usize {
+        if let Some(ragged) = &self.attention.ragged {
+            return ragged.entries;
+        }
         let count = |kind| self.product(kind) as f64;
         let entries = count(Moves::Both) * count(Moves::Choice) * self.k() as f64;
         if entries < u32::MAX as f64 { entries as usize } else { 0 }

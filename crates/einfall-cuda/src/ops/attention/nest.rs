@@ -32,7 +32,7 @@ pub fn estimate(attention: &Attention, pass: Pass, machine: &Machine) -> Result<
     };
     let idle = (8.0 * machine.threads as f64 / parallel.max(1.0)).max(1.0);
     let seconds = LAUNCH_SECONDS + steps * passes * idle / rate;
-    let workspace_bytes = scratch(attention).1;
+    let workspace_bytes = workspace_bytes(attention);
     let cost = Cost { flops, bytes: attention.distinct_bytes(pass), seconds };
     Ok(Estimate { way: Way::Nest, cost, workspace_bytes })
 }
@@ -56,6 +56,11 @@ fn gradients(attention: &Attention) -> [Option<&Access>; 4] {
 
 fn dtype_of(attention: &Attention, operand: usize) -> DType {
     if operand == 3 { attention.bias_dtype } else { attention.dtype }
+}
+
+/// Bytes of the sums of gradients that have another type than the accumulator's.
+pub(super) fn workspace_bytes(attention: &Attention) -> usize {
+    scratch(attention).1
 }
 
 /// Where the sums of gradients lie that have another type than the accumulator's; and all bytes.
@@ -250,7 +255,10 @@ fn task(lowering: &AttentionLowering<'_>, what: Option<usize>, blocks: u32) -> T
         let (memory, offset) = sums(attention, operand);
         fields.pointer_at(sum, "sums", memory, offset as i64);
         places.access("grad", access);
-        let _ = writeln!(defines, "#define WHAT {operand}");
+        // Where rows of a gradient are summed along themselves, threads would add to the same element.
+        let row = if operand == 2 { Width } else { Depth };
+        let serial = operand < 3 && attention.loops_of(row).any(|at| access.strides[at] == 0);
+        let _ = writeln!(defines, "#define WHAT {operand}\n#define SERIAL {}", i32::from(serial));
     }
     let loops = attention.loops.len().max(1);
     let bias = i32::from(attention.bias.is_some());
@@ -284,6 +292,27 @@ fn sums(attention: &Attention, operand: usize) -> (Memory, usize) {
     }
 }
 
+/// Sets a gradient to zero.
+pub(super) fn clear(attention: &Attention, operand: usize) -> Option<Task> {
+    let len = span(attention, gradients(attention)[operand]?);
+    let mut fields = Fields::default();
+    let element = type_name(dtype_of(attention, operand));
+    let to = fields.pointer(element, "to", Memory::Gradient(operand));
+    let items = fields.int("items", len as i64);
+    let source = over(&fields, "attention_clear", &items, &format!("{to}[item] = Number<{element}>::narrow(0);"));
+    let (blocks, values) = (blocks_for(len, 256), fields.into_values());
+    Some(Task { kernel: "attention_clear", source, blocks, threads: 256, shared_bytes: 0, values })
+}
+
+/// A kernel that does something with every item.
+fn over(fields: &Fields, kernel: &str, items: &str, body: &str) -> String {
+    format!(
+        "{NUMBERS}\n{}extern \"C\" __global__ void {kernel}(const __grid_constant__ Params p) {{\n  \
+         for (u64 item = (u64)blockIdx.x * 256 + threadIdx.x; item < (u64){items}; item += (u64)gridDim.x * 256) {body}\n}}\n",
+        fields.declaration()
+    )
+}
+
 /// Sets `len` elements to zero, or makes a gradient of the sums.
 fn pass_over(attention: &Attention, operand: usize, len: usize, narrows: bool) -> Task {
     let mut fields = Fields::default();
@@ -298,11 +327,7 @@ fn pass_over(attention: &Attention, operand: usize, len: usize, narrows: bool) -
         }
         false => ("attention_zero", format!("{from}[item] = 0;")),
     };
-    let source = format!(
-        "{NUMBERS}\n{}extern \"C\" __global__ void {kernel}(const __grid_constant__ Params p) {{\n  \
-         for (u64 item = (u64)blockIdx.x * 256 + threadIdx.x; item < (u64){items}; item += (u64)gridDim.x * 256) {body}\n}}\n",
-        fields.declaration()
-    );
+    let source = over(&fields, kernel, &items, &body);
     Task { kernel, source, blocks: blocks_for(len, 256), threads: 256, shared_bytes: 0, values: fields.into_values() }
 }
 

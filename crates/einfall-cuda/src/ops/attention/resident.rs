@@ -87,12 +87,14 @@ pub fn estimate(attention: &Attention, pass: Pass, machine: &Machine) -> Result<
     }
     let (row_k, row_v) = ((lists.d() * lists.size()) as f64, (lists.e() * lists.size()) as f64);
     let visits = lists.lists() as f64 * lists.k() as f64;
-    // Measured: 14.7 us for k=100, 32.5 for k=300, of which 5 are the launch and the staging.
-    let rate = machine.threads as f64 * 128.0 * 1.95e9 * 0.45;
+    // Measured: 14.7 us for k=100, 32.5 for k=300; of half types 13.0 for k=100, which instructions decide.
+    let rate = machine.threads as f64 * 128.0 * 1.95e9 * 0.7;
     let blocks = groups * layout.per_block;
     let rounds = blocks.div_ceil(machine.threads) as f64 * machine.threads as f64 / blocks as f64;
     let staged = blocks as f64 * lists.n() as f64 * (row_k + row_v);
-    let issued = visits * 64.0 / (machine.threads as f64 * 128.0 * 1.9e9);
+    let each = if lists.size() == 2 { 4.0 } else { 2.0 };
+    let operations = 96.0 + each * (lists.d() + lists.e()) as f64;
+    let issued = visits * operations / (machine.threads as f64 * 128.0 * 1.9e9);
     let busy = (visits * (row_k + row_v) / rate).max(issued) * rounds;
     let seconds = LAUNCH_SECONDS + staged / (machine.l2_bytes_per_second * 1.2) + busy;
     let cost = Cost { flops: attention.flops(pass), bytes: attention.distinct_bytes(pass), seconds };

@@ -48,10 +48,12 @@ pub(super) fn visit_seconds(lists: &Lists<'_>, machine: &Machine) -> f64 {
     let visited = visits * (row(lists.d()) + row(lists.e()));
     let distinct = (attention.distinct_elements(&attention.key) + attention.distinct_elements(&attention.value))
         * lists.size() as f64;
-    // Part of what the L2 would give comes from the L1 already.
-    let rate = match distinct < 0.6 * machine.l2_bytes as f64 {
-        true => machine.l2_bytes_per_second * 1.35,
-        false => machine.read_bytes_per_second * 1.4,
+    // Part of what the L2 would give comes from the L1 already; of rows twice as many as it holds much is there all the same.
+    let l2 = machine.l2_bytes as f64;
+    let rate = match distinct {
+        _ if distinct < 0.6 * l2 => machine.l2_bytes_per_second * 1.3,
+        _ if distinct < 2.5 * l2 => machine.l2_bytes_per_second * 0.95,
+        _ => machine.read_bytes_per_second * 1.4,
     };
     // Short rows cost instructions, not bytes.
     let issued = visits * 3.0 * (lists.d() + lists.e()) as f64 / machine.f32_flops_per_second;

@@ -135,7 +135,9 @@ pub fn estimate(attention: &Attention, pass: Pass, machine: &Machine) -> Result<
         Pass::Forward => (depth + width, 1.0, 0),
         Pass::Backward => {
             band.check_backward()?;
-            (4 * depth + 3 * width, 2.0, heads as usize * band.queries() * 4)
+            // What is less aligned than the plan's strides runs elsewhere, in the same workspace.
+            let elsewhere = nest::workspace_bytes(attention);
+            (4 * depth + 3 * width, 2.0, (heads as usize * band.queries() * 4).max(elsewhere))
         }
     };
     let bytes = attention.distinct_bytes(pass);

@@ -8,7 +8,7 @@ use einfall_plan::{Access, Attention, Bounds, Cost, Estimate, LookupAccess, Mach
 use einfall_tensor::DType;
 
 use super::{MMA, Moved, Rows, WARPGROUPS, defines, product_seconds, walk};
-use crate::ops::attention::{AttentionLowering, rows};
+use crate::ops::attention::{AttentionLowering, nest, rows};
 use crate::ops::{LAUNCH_SECONDS, capability};
 use crate::text::{Fields, Memory, Task, type_name};
 
@@ -256,7 +256,10 @@ pub fn lower(lowering: &AttentionLowering<'_>) -> Vec<Task> {
     let grouped = Grouped::new(attention).expect("the kernel made an offer");
     let aligned = [Memory::Operand(0), Memory::Operand(1), Memory::Operand(2), Memory::Out];
     if !aligned.into_iter().all(|memory| alignment(memory).is_multiple_of(Rows::ALIGNMENT)) {
-        return rows::lower(lowering);
+        return match rows::estimate(attention, lowering.pass, lowering.machine) {
+            Ok(_) => rows::lower(lowering),
+            Err(_) => nest::lower(lowering),
+        };
     }
     // Whether values are the first elements of the keys' rows is known now, and checked by the kernels: where it is not so
     // in a later call, the second of two launches does the work.
