@@ -226,7 +226,7 @@ pub(crate) struct Shared {
 }
 
 /// More is not kept, and not for more streams.
-const SHARED_BYTES: usize = 16 << 20;
+const SHARED_BYTES: usize = 48 << 20;
 const SHARED_STREAMS: usize = 32;
 
 static SHARED: Mutex<Vec<Shared>> = Mutex::new(Vec::new());
