@@ -98,12 +98,7 @@ const MORE: &[Way] = &[
         sizes: &[],
     },
     // Pieces of one length, a rest, and terms that are looked up.
-    Way {
-        kernel: "split",
-        equation: "ik,jk->ij",
-        arguments: &[(&[9, 5120], None), (&[7, 5120], None)],
-        sizes: &[],
-    },
+    Way { kernel: "split", equation: "ik,jk->ij", arguments: &[(&[9, 5120], None), (&[7, 5120], None)], sizes: &[] },
     Way { kernel: "split", equation: "bk,bk->b", arguments: &[(&[3, 4999], None), (&[3, 4999], None)], sizes: &[] },
     Way {
         kernel: "split",
