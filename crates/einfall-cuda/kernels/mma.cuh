@@ -33,6 +33,9 @@ __device__ __forceinline__ float2 unpack2(u32 x) {
 __device__ __forceinline__ void copy16(u32 to, const void* from, bool on) {
   asm volatile("cp.async.ca.shared.global [%0], [%1], 16, %2;" :: "r"(to), "l"(from), "r"(on ? 16 : 0) : "memory");
 }
+template <int BYTES> __device__ __forceinline__ void copy_some(u32 to, const void* from, bool on) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" :: "r"(to), "l"(from), "n"(BYTES), "r"(on ? BYTES : 0) : "memory");
+}
 // The same past the L1, for rows that follow each other.
 __device__ __forceinline__ void copy16_past(u32 to, const void* from, bool on) {
   asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" :: "r"(to), "l"(from), "r"(on ? 16 : 0) : "memory");

@@ -4,7 +4,8 @@
 // the sum of an offset of its row or column and one of its term, which the block works out once: so rows may be looked
 // up, and strides may be any. Macros that the generated text defines: FIRST, SECOND (pointers), BATCH(code), and the
 // bodies that fill offsets. What is left out has the offset MISSED and counts as zero on both sides.
-// Defines: BM BN BK TM TN; ONCE: all terms are there at once; F_UNIT, S_UNIT: 2 where terms follow each other in memory, 1 where rows (columns) do, 0 else;
+// Defines: BM BN BK TM TN; ONCE: all terms are there at once; F_UNIT, S_UNIT: where terms follow each other in memory 2, or 3 if only
+// those of the last of several loops do, 1 where rows (columns) do, 0 else;
 // F_VEC, S_VEC, O_VEC: elements that are loaded and stored at once (O_VEC: columns follow each other in the output).
 
 constexpr int THREADS = (BM / TM) * (BN / TN);

@@ -1,7 +1,7 @@
 // Products of matrices of half types on tensor cores, summed in f32: `tile.cu` with the same offsets, another inside.
 //
 // A block computes BM x BN sums, BK terms at a time, its tiles STAGES deep in shared memory; WM x WN warps share them.
-// Sides whose terms or rows follow each other are copied 16 bytes at once without waiting, others element by element.
+// Sides whose terms or rows follow each other are copied 4 to 16 bytes at once without waiting, others one by one.
 // Defines: BM BN BK WM WN STAGES DT (0 bf16, 1 f16); SORTED, F_UNIT, S_UNIT, F_VEC, S_VEC, O_VEC as in `tile.cu`.
 
 constexpr int THREADS = WM * WN * 32;
@@ -11,10 +11,10 @@ static_assert(BM % (WM * 16) == 0 && BN % (WN * 16) == 0 && BK % 16 == 0 && size
 
 // How a side lies in shared memory: lines of terms, or of rows where these follow each other.
 template <int ROWS, int UNIT, int VEC> struct Side {
-  static constexpr bool BY_ROWS = UNIT == 1, WIDE = UNIT != 0 && VEC == 8;
+  static constexpr bool BY_ROWS = UNIT == 1, WIDE = UNIT != 0 && VEC > 1;
   static constexpr int LINES = BY_ROWS ? BK : ROWS, LENGTH = BY_ROWS ? ROWS : BK;
   static constexpr int PITCH = LENGTH * 2 + 16, BYTES = LINES * PITCH;
-  static constexpr int CHUNKS = LENGTH / 8;
+  static constexpr int CHUNKS = LENGTH / VEC;
 
   static __device__ __forceinline__ void load(unsigned to, const T* data, const i64* at, const i64* k_at, i64 k0, i64 terms) {
     if constexpr (WIDE) {
@@ -22,10 +22,10 @@ template <int ROWS, int UNIT, int VEC> struct Side {
       for (int i0 = 0; i0 < LINES * CHUNKS; i0 += THREADS) {
         const int i = i0 + threadIdx.x;
         if (LINES * CHUNKS % THREADS != 0 && i >= LINES * CHUNKS) break;
-        const int line = i / CHUNKS, c = i % CHUNKS * 8;
-        const i64 base = at[BY_ROWS ? c : line], along = BY_ROWS ? k_at[line] : k0 + c;
-        const bool on = base != MISSED && (BY_ROWS ? along != MISSED : along < terms);
-        copy16(to + line * PITCH + c * 2, on ? data + base + along : data, on);
+        const int line = i / CHUNKS, c = i % CHUNKS * VEC;
+        const i64 base = at[BY_ROWS ? c : line], along = UNIT == 2 ? k0 + c : k_at[BY_ROWS ? line : c];
+        const bool on = base != MISSED && (UNIT == 2 ? along < terms : along != MISSED);
+        copy_some<VEC * 2>(to + line * PITCH + c * 2, on ? data + base + along : data, on);
       }
     } else {
       #pragma unroll 4

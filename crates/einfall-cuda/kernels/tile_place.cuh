@@ -1,16 +1,17 @@
-  // Which tile a block works on, and the offsets of its rows and columns; the loop over tiles stays open.
-  const u64 tiles_n = (p.columns + BN - 1) / BN;
+  // Which tile a block works on, and the offsets of its rows and columns; the loop over tiles stays open. Work is the type
+  // that counts tiles: divisions of 64 bits take longer than all else here.
+  const Work tiles_n = (Work)((p.columns + BN - 1) / BN);
 #if SORTED
-  const u64 all = (u64)p.most_tiles * tiles_n;
+  const Work all = (Work)p.most_tiles * tiles_n;
 #else
-  const u64 tiles_m = (p.rows + BM - 1) / BM, all = (u64)p.batches * tiles_m * tiles_n;
+  const Work tiles_m = (Work)((p.rows + BM - 1) / BM), all = (Work)p.batches * tiles_m * tiles_n;
 #endif
-  for (u64 work = blockIdx.x; work < all; work += gridDim.x) {
+  for (Work work = blockIdx.x; work < all; work += gridDim.x) {
     bool ok = true;
 #if SORTED
     // Rows with one value follow each other in `order`; the value's tiles are those from tiles[value] on.
     const unsigned tile = (unsigned)(work / tiles_n);
-    const i64 n0 = work % tiles_n * BN;
+    const i64 n0 = (i64)(work % tiles_n) * BN;
     if (tile >= p.tiles[p.values + 1]) break;
     unsigned value = 0, above = (unsigned)p.values + 1;
     while (above - value > 1) {
@@ -20,8 +21,8 @@
     const i64 m0 = (i64)p.begins[value] + (i64)(tile - p.tiles[value]) * BM, rows = p.begins[value + 1];
     if (value == p.values) ok = false;
 #else
-    const u64 batch = work / (tiles_m * tiles_n), in_batch = work % (tiles_m * tiles_n);
-    const i64 m0 = in_batch / tiles_n * BM, n0 = in_batch % tiles_n * BN, rows = p.rows;
+    const Work batch = work / (tiles_m * tiles_n), in_batch = work % (tiles_m * tiles_n);
+    const i64 m0 = (i64)(in_batch / tiles_n) * BM, n0 = (i64)(in_batch % tiles_n) * BN, rows = p.rows;
 #endif
     OFFSETS_OF_BATCH
     const bool batch_ok = ok;

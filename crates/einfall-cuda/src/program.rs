@@ -320,28 +320,56 @@ impl Builder<'_> {
             shift(out, &step.output.1, tables, values);
         }
         let kernel = ops::kernel_named(step.kernel()).expect("the plan was made from this device's kernels");
-        let tables: Vec<DType> = self.plan.problem.tables.iter().map(|table| table.dtype).collect();
         let left = self.slot(step.inputs[0].0);
         let right = step.inputs.get(1).map_or(left, |(slot, _)| self.slot(*slot));
         let out = self.slot(step.output.0);
+        self.run(kernel, &contraction, [left, right, out], step.estimate().workspace_bytes)
+    }
+
+    /// A contraction by a kernel, with so much scratch memory.
+    fn run(
+        &mut self,
+        kernel: &ops::Kernel,
+        contraction: &Contraction,
+        [left, right, out]: [Base; 3],
+        scratch_bytes: usize,
+    ) -> Result<(), CudaError> {
+        let plan = self.plan;
+        let tables: Vec<DType> = plan.problem.tables.iter().map(|table| table.dtype).collect();
         let alignment = [left, right, out].map(|base| self.alignment_of(base));
-        let arguments = self.plan.problem.tables.iter().map(|table| table.argument);
+        let arguments = plan.problem.tables.iter().map(|table| table.argument);
         let table_alignment: Vec<usize> = arguments.map(|argument| self.alignment[argument]).collect();
         let lowering = Lowering {
-            contraction: &contraction,
+            contraction,
             tables: &tables,
-            machine: &self.plan.machine,
+            machine: &plan.machine,
             alignment,
             table_alignment: &table_alignment,
         };
-        if let (Some(product), Some(library)) = (kernel.product, self.library)
-            && let Some(stage) = self.product(library, &product(&lowering), alignment, [left, right, out])
-        {
-            self.stages.push(stage);
-            return Ok(());
+        if let Some(library) = self.library {
+            // Parts of a sequence may be the library's, so each runs as if it were a step.
+            if let Some(sequence) = ops::parts::Sequence::of(kernel, contraction, &plan.machine) {
+                for part in &sequence.parts {
+                    let kernel = ops::kernel_named(part.kernel).expect("one of the table");
+                    let bases = part.places.map(|(memory, bytes)| match memory {
+                        Memory::Left => left,
+                        Memory::Right => right,
+                        Memory::Out => out,
+                        _ => Base::Workspace(self.scratch + bytes as usize),
+                    });
+                    self.run(kernel, &part.contraction, bases, scratch_bytes)?;
+                }
+                return Ok(());
+            }
+            if let Some(product) = kernel.product
+                && let Some(stage) = self.product(library, &product(&lowering), alignment, [left, right, out])
+            {
+                self.beside = self.beside.max(scratch_bytes);
+                self.stages.push(stage);
+                return Ok(());
+            }
         }
         let tasks = (kernel.lower)(&lowering);
-        let scratch_bytes = step.estimate().workspace_bytes;
         let kept = self.kept(&tasks, scratch_bytes);
         self.beside = self.beside.max(kept.map_or(scratch_bytes, |(start, _)| start));
         let (mut tables, mut is_once) = (Vec::new(), kept.is_some());
@@ -349,7 +377,7 @@ impl Builder<'_> {
             // The first that looks at data ends what tables alone decide.
             is_once &= reads_tables_alone(task);
             let read = task.values.iter().filter_map(|value| match *value {
-                Value::Pointer(Memory::Table(table), _) => Some(self.plan.problem.tables[table].argument),
+                Value::Pointer(Memory::Table(table), _) => Some(plan.problem.tables[table].argument),
                 _ => None,
             });
             tables.extend(read);

@@ -360,6 +360,14 @@ impl Contraction {
         }
     }
 
+    /// The same with loops in the order of the normal form, those that every access walks as one merged.
+    #[must_use]
+    pub fn fused(mut self) -> Self {
+        self.sort();
+        self.fuse();
+        self
+    }
+
     /// Output loops by falling stride of the output, contracted ones by falling stride of the inputs.
     fn sort(&mut self) {
         let key = |at: usize| {

@@ -79,6 +79,59 @@ const MORE: &[Way] = &[
         sizes: &[],
     },
     Way { kernel: "tile", equation: "ji,jk->ki", arguments: &[(&[50, 70], None), (&[50, 68], None)], sizes: &[] },
+    // Rows, columns and terms of several loops, whose last ones are contiguous.
+    Way {
+        kernel: "tile",
+        equation: "aebd,ce->dcba",
+        arguments: &[(&[9, 20, 5, 16], None), (&[24, 20], None)],
+        sizes: &[],
+    },
+    Way {
+        kernel: "tile",
+        equation: "dacf,bdcf->ab",
+        arguments: &[(&[3, 40, 4, 24], None), (&[50, 3, 4, 24], None)],
+        sizes: &[],
+    },
+    // An input, both and the output are no matrices as they lie; loops of one side count matrices.
+    Way {
+        kernel: "packed",
+        equation: "dabfe,fc->edcba",
+        arguments: &[(&[3, 4, 5, 6, 7], None), (&[6, 9], None)],
+        sizes: &[],
+    },
+    Way {
+        kernel: "packed",
+        equation: "fbea,cedf->dcba",
+        arguments: &[(&[6, 7, 9, 8], None), (&[5, 9, 4, 6], None)],
+        sizes: &[],
+    },
+    Way {
+        kernel: "packed",
+        equation: "aged,cbfg->fedcba",
+        arguments: &[(&[3, 4, 5, 6], None), (&[5, 7, 3, 4], None)],
+        sizes: &[],
+    },
+    Way {
+        kernel: "packed",
+        equation: "bqhd,bkhd->bhqk",
+        arguments: &[(&[2, 33, 3, 16], None), (&[2, 37, 3, 16], None)],
+        sizes: &[],
+    },
+    Way {
+        kernel: "packed",
+        equation: "dac,bcd->ba",
+        arguments: &[(&[11, 13, 20], None), (&[17, 20, 11], None)],
+        sizes: &[],
+    },
+    // Pieces of one length, a rest, and terms that are looked up.
+    Way { kernel: "split", equation: "ik,jk->ij", arguments: &[(&[9, 5120], None), (&[7, 5120], None)], sizes: &[] },
+    Way { kernel: "split", equation: "bk,bk->b", arguments: &[(&[3, 4999], None), (&[3, 4999], None)], sizes: &[] },
+    Way {
+        kernel: "split",
+        equation: "k,[k]d->d",
+        arguments: &[(&[5003], None), (&[50, 24], None), (&[5003], Some(50))],
+        sizes: &[],
+    },
 ];
 
 /// Problems that kernels are made for, in types and tables that matter, and some with rows that end oddly.

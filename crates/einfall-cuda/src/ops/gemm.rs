@@ -6,7 +6,7 @@
 use einfall_plan::{Access, Contraction, Cost, Estimate, Machine, Role, Way};
 use einfall_tensor::DType;
 
-use super::{LAUNCH_SECONDS, capability};
+use super::{LAUNCH_SECONDS, capability, stream_seconds};
 use crate::text::Lowering;
 
 /// Scratch memory that the library may use. Measured: with 8 MiB it divides no long sums, and takes up to four times as long.
@@ -138,18 +138,29 @@ pub fn estimate(contraction: &Contraction, machine: &Machine) -> Result<Estimate
     let peak = match (contraction.dtype, capability(machine)) {
         // Tensor cores.
         (DType::F16 | DType::BF16, ..90) => 280e12,
-        (DType::F16 | DType::BF16, 90..100) => 700e12,
+        (DType::F16 | DType::BF16, 90..100) => 870e12,
         (DType::F16 | DType::BF16, _) => 1500e12,
+        (DType::F64 | DType::C128, 80 | 90 | 100) => {
+            machine.f64_flops_per_second * if contraction.dtype.is_complex() { 0.5 } else { 2.0 }
+        }
         (dtype, _) => machine.flops_per_second(dtype) * if dtype.is_complex() { 0.25 } else { 1.0 },
     };
-    // Measured on an H100: tiles that stick out are computed whole, and each takes as long as 64 terms more.
-    let round = |len: usize| len.next_multiple_of(64) as f64;
-    let flops = 2.0 * product.batch as f64 * round(product.m) * round(product.n) * (product.k as f64 + 64.0);
     let bytes = contraction.distinct_bytes();
-    // A vector on one side is not worth tiles: its matrix is streamed.
-    let flops = if product.m.min(product.n) == 1 { contraction.flops() } else { flops };
-    let busy = (flops / (peak * 0.85)).max(bytes / (machine.read_bytes_per_second * 0.75));
-    let seconds = LAUNCH_SECONDS + 2e-6 + busy;
+    let busy = if product.m.min(product.n) == 1 {
+        // A vector on one side is not worth tiles: its matrix is streamed.
+        stream_seconds(bytes, machine) * 1.05
+    } else {
+        // Measured on an H100: tiles that stick out are computed whole, each takes as long as 64 terms more, the last
+        // wave leaves multiprocessors idle, and sums are cut in a dozen pieces where tiles are few.
+        let tiles = product.batch * product.m.div_ceil(64) * product.n.div_ceil(64);
+        let flops = 2.0 * (tiles * 64 * 64) as f64 * (product.k as f64 + 64.0);
+        let share = match tiles / machine.threads {
+            0 => ((tiles * 12) as f64 / machine.threads as f64).min(1.0),
+            _ => tiles as f64 / tiles.next_multiple_of(machine.threads) as f64,
+        };
+        (flops / (peak * 0.85 * share)).max(stream_seconds(bytes, machine) / 0.75)
+    };
+    let seconds = LAUNCH_SECONDS + busy;
     let cost = Cost { flops: contraction.flops(), bytes, seconds };
     Ok(Estimate { way: Way::Gemm, cost, workspace_bytes: WORKSPACE })
 }

@@ -9,8 +9,11 @@ pub mod gemm;
 pub mod inverted;
 pub mod map;
 pub mod nest;
+pub mod packed;
+pub mod parts;
 pub mod reduce;
 mod rows;
+pub mod split;
 pub mod tile;
 pub mod transpose;
 
@@ -37,6 +40,8 @@ pub struct Kernel {
     pub lower: fn(&Lowering<'_>) -> Vec<Task>,
     /// The product of matrices that the vendor's library is asked for instead, where it is installed.
     pub product: Option<fn(&Lowering<'_>) -> gemm::Product>,
+    /// The contractions that it runs one after the other, if it is made of others; `lower` has the tasks of them all.
+    pub sequence: Option<fn(&Contraction, &Machine) -> Result<parts::Sequence, String>>,
 }
 
 impl Kernel {
@@ -45,7 +50,7 @@ impl Kernel {
         estimate: fn(&Contraction, &Machine) -> Result<Estimate, String>,
         lower: fn(&Lowering<'_>) -> Vec<Task>,
     ) -> Self {
-        Kernel { name, estimate, lower, product: None }
+        Kernel { name, estimate, lower, product: None, sequence: None }
     }
 }
 
@@ -56,6 +61,8 @@ pub const KERNELS: &[Kernel] = &[
     Kernel::new("sorted", tile::sorted::estimate, tile::sorted::lower),
     Kernel { product: Some(gemm::product), ..Kernel::new("gemm", gemm::estimate, tile::lower) },
     Kernel::new("tile", tile::estimate, tile::lower),
+    Kernel { sequence: Some(packed::sequence), ..Kernel::new("packed", packed::estimate, packed::lower) },
+    Kernel { sequence: Some(split::sequence), ..Kernel::new("split", split::estimate, split::lower) },
     Kernel::new("inverted", inverted::estimate, inverted::lower),
     Kernel::new("reduce", reduce::estimate, reduce::lower),
     Kernel::new("transpose", transpose::estimate, transpose::lower),

@@ -8,7 +8,8 @@ pub mod sorted;
 
 use einfall_plan::{Access, Contraction, Cost, Estimate, Machine, Role, Way};
 
-use super::{LAUNCH_SECONDS, NUMBERS};
+use super::nest::counter;
+use super::{LAUNCH_SECONDS, NUMBERS, stream_seconds};
 use crate::text::{Lowering, Memory, Miss, Task, Writer, type_name};
 
 /// A shape of tile, and the share of the peak that it reaches in `f32`.
@@ -51,7 +52,13 @@ impl Tile {
 
 const LARGE: Tile = Tile { rows: 128, columns: 128, terms: 16, each: (8, 8), warps: (0, 0), share: 0.7 };
 const MIDDLE: Tile = Tile { rows: 64, columns: 64, terms: 16, each: (4, 4), warps: (0, 0), share: 0.4 };
+/// For few rows, or few columns.
+const FLAT: Tile = Tile { rows: 32, columns: 128, terms: 16, each: (4, 8), warps: (0, 0), share: 0.45 };
+const TALL: Tile = Tile { rows: 128, columns: 32, terms: 16, each: (8, 4), warps: (0, 0), share: 0.45 };
 const SMALL: Tile = Tile { rows: 32, columns: 32, terms: 16, each: (4, 4), warps: (0, 0), share: 0.2 };
+
+/// A guess: until a block knows its offsets and has its first elements.
+const START_SECONDS: f64 = 2e-6;
 
 /// What a contraction is as a product of matrices.
 struct Matrices<'c> {
@@ -107,7 +114,7 @@ impl<'c> Matrices<'c> {
     fn tile(&self, machine: &Machine) -> (Tile, f64) {
         let choices: &[Tile] = match self.contraction.dtype.accumulator().bytes() {
             _ if half::is_half(self.contraction.dtype) => half::TILES,
-            0..=4 => &[LARGE, MIDDLE, SMALL],
+            0..=4 => &[LARGE, MIDDLE, FLAT, TALL, SMALL],
             _ => &[MIDDLE, SMALL],
         };
         let seconds = |tile: &Tile| {
@@ -124,7 +131,7 @@ impl<'c> Matrices<'c> {
             let terms = self.len(&self.terms).next_multiple_of(tile.terms) as f64;
             let peak = machine.flops_per_second(self.contraction.dtype) / machine.threads as f64;
             let flops = 2.0 * (tile.rows * tile.columns) as f64 * (terms + 24.0);
-            waves * flops / (peak * tile.share)
+            waves * flops / (peak * tile.share) + waves / together as f64 * START_SECONDS
         };
         let bytes = self.contraction.dtype.accumulator().bytes();
         let fitted = choices.iter().map(|tile| tile.for_terms(self.len(&self.terms), bytes));
@@ -150,30 +157,88 @@ fn separable(contraction: &Contraction, access: &Access, side: Role) -> bool {
 /// Why it cannot run the contraction.
 pub fn estimate(contraction: &Contraction, machine: &Machine) -> Result<Estimate, String> {
     let matrices = Matrices::new(contraction)?;
-    let (_, compute) = matrices.tile(machine);
+    let (tile, compute) = matrices.tile(machine);
     let bytes = contraction.distinct_bytes();
-    let seconds = LAUNCH_SECONDS + compute.max(bytes / (machine.read_bytes_per_second * 0.8));
+    let moved = stream_seconds(bytes, machine) / 0.8;
+    let loads = matrices.load_seconds(tile, machine);
+    // A few steps do not overlap.
+    let few = matrices.len(&matrices.terms) <= 2 * tile.terms;
+    let busy = if few { compute + loads.max(moved) } else { compute.max(loads).max(moved) };
+    let seconds = LAUNCH_SECONDS + busy + matrices.scattered_bytes() / machine.l2_bytes_per_second;
     Ok(Estimate { way: Way::Gemm, cost: Cost { flops: contraction.flops(), bytes, seconds }, workspace_bytes: 0 })
 }
 
-/// How a side lies in memory: terms follow each other (2), rows do (1), or neither (0); and how many elements may be
-/// loaded at once.
-fn unit(lowering: &Lowering<'_>, access: &Access, place: usize, rows: &[usize], terms: &[usize]) -> (usize, usize) {
-    let loops = &lowering.contraction.loops;
-    let moved = |at: usize| access.is_indirect_in(at);
-    let single = |loops: &[usize]| match loops {
-        [only] if access.strides[*only] == 1 && !moved(*only) => Some(*only),
-        _ => None,
-    };
+/// What the caches bring at least: a sector.
+const SECTOR: f64 = 32.0;
+
+impl Matrices<'_> {
+    /// Bringing the tiles from the cache: by whole sectors, though a single element of each is wanted.
+    fn load_seconds(&self, tile: Tile, machine: &Machine) -> f64 {
+        let Matrices { contraction, rows, columns, terms, .. } = self;
+        let size = contraction.dtype.bytes() as f64;
+        let (first, second) = self.sides();
+        let units = [(first, rows), (second, columns)].map(|(access, rows)| unit(contraction, access, 16, rows, terms));
+        let brought = |access: &Access, (kind, _): (usize, usize), rows: &[usize]| match kind {
+            0 => terms.last().map_or(size, |&at| (access.strides[at].unsigned_abs() as f64 * size).clamp(size, SECTOR)),
+            _ => {
+                let along = if kind == 1 { rows } else { terms };
+                let run = along.last().map_or(1.0, |&at| contraction.loops[at].len as f64 * size);
+                size * (SECTOR / run).max(1.0)
+            }
+        };
+        let of = |len: usize, tile: usize| (len.div_ceil(tile), len as f64);
+        let ((down, row_count), (across, column_count)) =
+            (of(self.len(rows), tile.rows), of(self.len(columns), tile.columns));
+        let lines = brought(first, units[0], rows) * row_count * across as f64
+            + brought(second, units[1], columns) * column_count * down as f64;
+        let (batch, term_count) = (self.len(&self.batch), self.len(terms));
+        let rate = machine.bytes_per_second_within(
+            contraction.distinct_elements(first).max(contraction.distinct_elements(second)) * size,
+        );
+        let traffic = batch as f64 * term_count as f64 * lines / rate;
+        // Half types that are loaded one by one wait for each handful.
+        let one_by_one =
+            |(kind, vector): (usize, usize), rows: usize| match tile.is_half() && (kind == 0 || vector == 1) {
+                true => rows * tile.terms / tile.threads(),
+                false => 0,
+            };
+        let waits = (one_by_one(units[0], tile.rows) + one_by_one(units[1], tile.columns)).div_ceil(4);
+        let together = (512 / tile.threads()).max(1) * machine.threads;
+        let waves = (batch * down * across).div_ceil(together);
+        traffic.max((waves * term_count.div_ceil(tile.terms) * waits) as f64 * 0.7e-6)
+    }
+
+    /// Bytes by which outputs that are written one by one, far apart, burden the cache: sectors, twice.
+    fn scattered_bytes(&self) -> f64 {
+        let out = &self.contraction.out;
+        match self.columns.last() {
+            Some(&at) if out.strides[at] == 1 => 0.0,
+            _ => 2.0 * SECTOR * self.contraction.distinct_elements(out),
+        }
+    }
+}
+
+/// How a side lies in memory: terms follow each other, of one loop (2) or of the last of several (3), rows do (1), or
+/// neither (0); and how many elements may be loaded at once.
+fn unit(
+    contraction: &Contraction,
+    access: &Access,
+    alignment: usize,
+    rows: &[usize],
+    terms: &[usize],
+) -> (usize, usize) {
+    let loops = &contraction.loops;
+    let fastest =
+        |loops: &[usize]| loops.last().copied().filter(|&at| access.strides[at] == 1 && !access.is_indirect_in(at));
     // Where the other side may leave terms out, each term is asked for.
-    let others = |at: &usize| lowering.contraction.accesses().any(|access| access.is_indirect_in(*at));
-    let kind = match (single(terms).filter(|at| !others(at)), single(rows)) {
-        (Some(at), _) => Some((2, at)),
+    let others = |at: &usize| contraction.accesses().any(|access| access.is_indirect_in(*at));
+    let kind = match (fastest(terms).filter(|at| !others(at)), fastest(rows)) {
+        (Some(at), _) => Some((if terms.len() == 1 { 2 } else { 3 }, at)),
         (_, Some(at)) => Some((1, at)),
         _ => None,
     };
     let Some((unit, along)) = kind else { return (0, 1) };
-    let size = lowering.contraction.dtype.bytes();
+    let size = contraction.dtype.bytes();
     let mut vector = (16 / size).max(1);
     let mut fits = |number: usize| {
         while vector > 1 && !number.is_multiple_of(vector) {
@@ -185,7 +250,7 @@ fn unit(lowering: &Lowering<'_>, access: &Access, place: usize, rows: &[usize], 
     (0..loops.len()).filter(|&at| at != along).for_each(|at| fits(access.strides[at].unsigned_abs()));
     access.lookups.iter().for_each(|lookup| fits(lookup.stride.unsigned_abs()));
     access.windows.iter().for_each(|window| fits(window.stride.unsigned_abs()));
-    fits(lowering.alignment[place] / size);
+    fits(alignment / size);
     (unit, vector)
 }
 
@@ -199,7 +264,7 @@ pub fn lower(lowering: &Lowering<'_>) -> Vec<Task> {
 impl Matrices<'_> {
     /// The task. With `sorted` the batch's items are the rows, in the order that `group` has left in scratch memory.
     fn task(&self, lowering: &Lowering<'_>, tile: Tile, sorted: Option<&Sorted>) -> Task {
-        let &Lowering { contraction, tables, .. } = lowering;
+        let &Lowering { contraction, tables, alignment, .. } = lowering;
         let Matrices { batch, rows, columns, terms, swapped, .. } = self;
         let (first, second) = self.sides();
         let (first_name, second_name) = if *swapped { ("r", "l") } else { ("l", "r") };
@@ -211,7 +276,7 @@ impl Matrices<'_> {
         }
         let section = |w: &mut Writer<'_>, index: &str, loops: &[usize], fresh: bool| {
             if !loops.is_empty() {
-                w.split(index, "u64", loops);
+                w.split(index, counter(self.len(loops)), loops);
             }
             w.enter(loops, Miss::Flag, fresh);
         };
@@ -253,13 +318,20 @@ impl Matrices<'_> {
             .map(|(name, memory)| w.fields.pointer(&format!("const {element}"), name, memory));
         let out = type_name(contraction.out_dtype);
         w.fields.pointer(out, "out", Memory::Out);
-        let (f_unit, f_vec) = unit(lowering, first, first_place, if sorted.is_some() { &[] } else { rows }, terms);
-        let (s_unit, s_vec) = unit(lowering, second, second_place, columns, terms);
+        let (f_unit, f_vec) =
+            unit(contraction, first, alignment[first_place], if sorted.is_some() { &[] } else { rows }, terms);
+        let (s_unit, s_vec) = unit(contraction, second, alignment[second_place], columns, terms);
         let o_vec = out_vector(lowering, columns);
         let narrow = if contraction.out_dtype == contraction.dtype { "N::narrow" } else { "" };
 
+        let across = self.len(columns).div_ceil(tile.columns);
+        let tiles = match sorted {
+            Some(sorted) => sorted.most_tiles * across,
+            None => self.len(batch) * self.len(rows).div_ceil(tile.rows) * across,
+        };
         let mut source = format!(
-            "{NUMBERS}\ntypedef {element} T;\ntypedef {out} U;\ntypedef Number<T> N;\ntypedef N::Acc A;\n{}",
+            "{NUMBERS}\ntypedef {element} T;\ntypedef {out} U;\ntypedef Number<T> N;\ntypedef N::Acc A;\ntypedef {} Work;\n{}",
+            counter(tiles),
             w.fields.declaration()
         );
         let mut numbers = vec![
@@ -289,11 +361,6 @@ impl Matrices<'_> {
         }
         let text = if tile.is_half() { half::TILE } else { TILE };
         source += &text.replace("  // PLACE_OF_TILE\n", PLACE);
-        let across = self.len(columns).div_ceil(tile.columns);
-        let tiles = match sorted {
-            Some(sorted) => sorted.most_tiles * across,
-            None => self.len(batch) * self.len(rows).div_ceil(tile.rows) * across,
-        };
         let blocks = tiles.clamp(1, 1 << 24) as u32;
         let (threads, values) = (tile.threads() as u32, w.fields.into_values());
         let (kernel, shared_bytes) = match tile.is_half() {
@@ -307,7 +374,7 @@ impl Matrices<'_> {
 /// Columns that can be stored at once.
 fn out_vector(lowering: &Lowering<'_>, columns: &[usize]) -> usize {
     let out = &lowering.contraction.out;
-    let [along] = columns else { return 1 };
+    let Some(along) = columns.last() else { return 1 };
     if out.strides[*along] != 1 {
         return 1;
     }

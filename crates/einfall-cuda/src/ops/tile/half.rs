@@ -3,12 +3,14 @@
 use einfall_plan::Machine;
 use einfall_tensor::DType;
 
-use super::Tile;
+use super::{START_SECONDS, Tile};
 
 /// Tiles, large ones first. The narrow ones are for a few heads that share looked-up rows.
 pub(super) const TILES: &[Tile] = &[
     Tile { rows: 128, columns: 128, terms: 32, each: (0, 0), warps: (2, 4), share: 0.5 },
     Tile { rows: 64, columns: 64, terms: 64, each: (0, 0), warps: (2, 2), share: 0.35 },
+    Tile { rows: 32, columns: 128, terms: 32, each: (0, 0), warps: (1, 4), share: 0.3 },
+    Tile { rows: 128, columns: 32, terms: 32, each: (0, 0), warps: (4, 1), share: 0.3 },
     Tile { rows: 16, columns: 128, terms: 64, each: (0, 0), warps: (1, 4), share: 0.2 },
     Tile { rows: 128, columns: 16, terms: 64, each: (0, 0), warps: (4, 1), share: 0.2 },
 ];
@@ -33,7 +35,7 @@ pub(super) fn seconds(tile: Tile, tiles: usize, terms: usize, machine: &Machine)
     let flops = 2.0 * (tile.rows * tile.columns) as f64 * padded;
     let bytes = ((tile.rows + tile.columns) * 2) as f64 * padded;
     let read = machine.l2_bytes_per_second * 0.7 / machine.threads as f64;
-    waves * (flops / (peak * tile.share)).max(bytes / read)
+    waves * (flops / (peak * tile.share)).max(bytes / read) + waves / together as f64 * START_SECONDS
 }
 
 /// What the text is told beside what all tiles are.
