@@ -80,6 +80,17 @@ template <class R> struct Number<complex<R>> {
   static __device__ __forceinline__ C mul(C a, C b) { return {a.re * b.re - a.im * b.im, a.re * b.im + a.im * b.re}; }
 };
 
+// A store of a whole pack: where it is not named, compilers store some packs element by element.
+template <class P> __device__ __forceinline__ void store_pack(void* to, const P& from) {
+  if constexpr (sizeof(P) == 16) {
+    const uint4 w = *(const uint4*)&from;
+    asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" :: "l"(to), "r"(w.x), "r"(w.y), "r"(w.z), "r"(w.w) : "memory");
+  } else if constexpr (sizeof(P) == 8) {
+    const uint2 w = *(const uint2*)&from;
+    asm volatile("st.global.v2.b32 [%0], {%1, %2};" :: "l"(to), "r"(w.x), "r"(w.y) : "memory");
+  } else *(P*)to = from;
+}
+
 // An accumulator as any element type, as NumPy casts: real parts of complex numbers, fractions cut off.
 template <class R> __device__ __forceinline__ R real_of(R x) { return x; }
 template <class R> __device__ __forceinline__ R real_of(complex<R> x) { return x.re; }

@@ -63,10 +63,7 @@ pub fn estimate(contraction: &Contraction, machine: &Machine) -> Result<Estimate
     }
     let bytes = contraction.distinct_bytes();
     let issued = contraction.flops() / vector as f64 * 30.0 / (machine.threads as f64 * 128.0 * 1.5e9);
-    // Measured on an H100: writing alone is slower than reading and writing.
-    let written = contraction.flops() / 2.0 * contraction.out_dtype.bytes() as f64;
-    let writing = written / (0.6 * machine.bytes_per_second_within(bytes));
-    let seconds = LAUNCH_SECONDS + issued.max(stream_seconds(bytes, machine)).max(writing);
+    let seconds = LAUNCH_SECONDS + issued.max(stream_seconds(bytes, machine));
     let cost = Cost { flops: contraction.flops(), bytes, seconds };
     Ok(Estimate { way: Way::Elementwise, cost, workspace_bytes: 0 })
 }
@@ -179,7 +176,7 @@ template <class E> __device__ __forceinline__ void load(Pack<E>& to, const E* fr
   }
 }
 template <class E> __device__ __forceinline__ void store(E* to, const Pack<E>& from, i64 left) {
-  if (WHOLE || left >= VECTOR) *(Pack<E>*)to = from;
+  if (WHOLE || left >= VECTOR) store_pack(to, from);
   else {
     #pragma unroll
     for (int i = 0; i < VECTOR; i++) if (i < left) to[i] = from.of[i];

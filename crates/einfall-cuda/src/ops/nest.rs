@@ -31,7 +31,12 @@ pub fn estimate(contraction: &Contraction, machine: &Machine) -> Result<Estimate
     let terms = contraction.flops() / 2.0;
     let threads = if shape.by_block { shape.items() * THREADS as usize } else { shape.items() };
     // Each thread waits for its loads in turn; enough of them hide that, and then the address arithmetic counts.
-    let waiting = terms / threads.max(1) as f64 * 300e-9 / 4.0;
+    let mut waiting = terms / threads.max(1) as f64 * 300e-9 / 4.0;
+    if shape.by_block {
+        // Measured: a block starts, joins its sums and ends while few others run, and loads one term a turn.
+        let waves = (shape.items() as f64 / (machine.threads * 8) as f64).max(1.0);
+        waiting = waves * (0.8e-6 + shape.terms().div_ceil(THREADS as usize) as f64 * 0.1e-6);
+    }
     let issued = terms * 40.0 / (machine.threads as f64 * 128.0 * 1.5e9);
     let bytes = contraction.distinct_bytes();
     // Neighbouring threads that touch elements far apart move whole lines for each.

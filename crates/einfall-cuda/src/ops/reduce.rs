@@ -273,7 +273,7 @@ pub fn lower(lowering: &Lowering<'_>) -> Vec<Task> {
             && is_packed(&contraction.out, fast, own, lowering.alignment[2] / contraction.out_dtype.bytes());
         if is_pack {
             w.line(&format!("Stored some;\n#pragma unroll\nfor (int v = 0; v < {own}; v++) some.v[v] = {stored};"));
-            w.line(&format!("*(Stored*)({out} + o_) = some;"));
+            w.line(&format!("store_pack({out} + o_, some);"));
         } else {
             let stride = w.fields.int("oapart", stride as i64);
             w.line(&format!("#pragma unroll\nfor (int v = 0; v < {own}; v++) {out}[o_ + v * {stride}] = {stored};"));

@@ -85,7 +85,8 @@ impl Shape {
                     }
                     pieces[at] = pieces[at].max(piece);
                     run *= piece;
-                    if run >= wanted {
+                    // A loop that is cut ends the run.
+                    if run >= wanted || piece < len(at) {
                         break;
                     }
                 }
@@ -287,7 +288,7 @@ pub fn lower(lowering: &Lowering<'_>) -> Vec<Task> {
   }}
   __syncthreads();
   #pragma unroll
-  for (int k = 0; k < {writing}; k++) *(TwoStored*)({target} + o_ + to[k]) = memory[place[k] >> 16];
+  for (int k = 0; k < {writing}; k++) store_pack({target} + o_ + to[k], memory[place[k] >> 16]);
 }}"
             ));
         }
