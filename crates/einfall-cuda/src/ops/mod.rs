@@ -30,6 +30,9 @@ pub(crate) const THREADS: u32 = 256;
 /// Measured: a launch in a graph or a busy stream, until the next may start.
 pub(crate) const LAUNCH_SECONDS: f64 = 2e-6;
 
+/// The contractions that stand in for one, or why there are none.
+pub type Sequencer = fn(&Contraction, &Machine) -> Result<parts::Sequence, String>;
+
 /// One row of the table of kernels.
 pub struct Kernel {
     /// Its noun.
@@ -41,7 +44,7 @@ pub struct Kernel {
     /// The product of matrices that the vendor's library is asked for instead, where it is installed.
     pub product: Option<fn(&Lowering<'_>) -> gemm::Product>,
     /// The contractions that it runs one after the other, if it is made of others; `lower` has the tasks of them all.
-    pub sequence: Option<fn(&Contraction, &Machine) -> Result<parts::Sequence, String>>,
+    pub sequence: Option<Sequencer>,
 }
 
 impl Kernel {
