@@ -158,7 +158,11 @@ impl Prepared {
         let preference = checked("cublasLtMatmulPreferenceCreate", result::create_matmul_pref())?;
         let workspace = workspace as u64;
         let [left, right, output] = alignment.map(|bytes| bytes.min(256) as u32);
+        // Parts of a long sum are added up in the type of the sums, and not in place: measured, parts that are rounded to
+        // a half type are off by ten times what the result's rounding allows.
+        let reduction = sys::cublasLtReductionScheme_t::CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE as u32;
         let wanted = [
+            (Preference::CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, (&raw const reduction).cast(), 4),
             (Preference::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, (&raw const workspace).cast::<c_void>(), 8),
             (Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, (&raw const left).cast(), 4),
             (Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, (&raw const right).cast(), 4),

@@ -158,7 +158,11 @@ pub fn estimate(contraction: &Contraction, machine: &Machine) -> Result<Estimate
             0 => ((tiles * 12) as f64 / machine.threads as f64).min(1.0),
             _ => tiles as f64 / tiles.next_multiple_of(machine.threads) as f64,
         };
-        (flops / (peak * 0.85 * share)).max(stream_seconds(bytes, machine) / 0.75)
+        let busy = (flops / (peak * 0.85 * share)).max(stream_seconds(bytes, machine) / 0.75);
+        // Measured: the library's kernels for half types want lines that begin at multiples of 16 bytes.
+        let lines = [&product.first, &product.second, &product.out];
+        let is_half = matches!(contraction.dtype, DType::F16 | DType::BF16);
+        if is_half && lines.iter().any(|matrix| !matrix.leading.is_multiple_of(8)) { busy * 4.0 } else { busy }
     };
     let seconds = LAUNCH_SECONDS + busy;
     let cost = Cost { flops: contraction.flops(), bytes, seconds };

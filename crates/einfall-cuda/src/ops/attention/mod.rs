@@ -6,7 +6,6 @@
 mod backward;
 mod inverse;
 pub mod lists;
-pub mod mma;
 pub mod nest;
 pub mod resident;
 pub mod rows;
@@ -32,7 +31,6 @@ pub const ATTENTION_KERNELS: &[AttentionKernel] = &[
     AttentionKernel { name: "band", estimate: tensor::band::estimate, lower: tensor::band::lower },
     AttentionKernel { name: "grouped", estimate: tensor::grouped::estimate, lower: tensor::grouped::lower },
     AttentionKernel { name: "resident", estimate: resident::estimate, lower: resident::lower },
-    AttentionKernel { name: "mma", estimate: mma::estimate, lower: mma::lower },
     AttentionKernel { name: "rows", estimate: rows::estimate, lower: rows::lower },
     AttentionKernel { name: "nest", estimate: nest::estimate, lower: nest::lower },
 ];
