@@ -428,12 +428,14 @@ fn bits_do_not_depend_on_the_split<T: Exact>() {
             assert_eq!(bits_of(&acc), bits_of(&whole), "{isa} d={d} several weight vectors");
             // The other way round: each row goes to two, and passes the first by.
             let mut acc = vec![T::ZERO; 3 * d];
+            let to = [2 * d as isize, d as isize];
             for (&offset, weight) in offsets.iter().zip(&weights) {
+                let weights = [weight.widen(); 2];
                 let list = ScatterList {
-                    weights: [weight.widen(); 2].as_ptr(),
+                    weights: weights.as_ptr(),
                     x: rows[offset as usize..].as_ptr(),
                     rows: acc.as_mut_ptr(),
-                    offsets: [2 * d as isize, d as isize].as_ptr(),
+                    offsets: to.as_ptr(),
                     count: 2,
                 };
                 // SAFETY: as above; there are three rows to add to.

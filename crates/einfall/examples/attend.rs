@@ -128,7 +128,14 @@ fn cases(which: &str, random: &mut Random) -> Vec<Case> {
     if is("dense") {
         let shape = vec![8, 1, 1000, 32];
         let equation = "bhqd,bhkd,bhke->bhqe";
-        cases.push(Case { name: "dense".into(), equation, sizes: vec![], query: shape.clone(), key: shape, table: None });
+        cases.push(Case {
+            name: "dense".into(),
+            equation,
+            sizes: vec![],
+            query: shape.clone(),
+            key: shape,
+            table: None,
+        });
     }
     cases
 }
@@ -156,8 +163,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let device = CpuDevice::new(threads)?;
     let mut random = Random(7);
     for case in cases(which, &mut random) {
-        let (query, key, value) =
-            (random.floats(&case.query), random.floats(&case.key), random.floats(&case.key));
+        let (query, key, value) = (random.floats(&case.query), random.floats(&case.key), random.floats(&case.key));
         let mut views = vec![View::from_slice(&query.0, &query.1)?, View::from_slice(&key.0, &key.1)?];
         if let Some((table, shape)) = &case.table {
             views.push(View::from_slice(table, shape)?);
@@ -187,7 +193,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             let mut times: Vec<(String, f64)> = Vec::new();
             for candidate in &free.plan().candidates {
                 let Ok(estimate) = &candidate.answer else { continue };
-                if candidate.kernel == "nest" && free.plan().candidates.iter().filter(|c| c.answer.is_ok()).count() > 1 {
+                if candidate.kernel == "nest" && free.plan().candidates.iter().filter(|c| c.answer.is_ok()).count() > 1
+                {
                     continue;
                 }
                 let forced = plan(Some(candidate.kernel))?;

@@ -220,7 +220,7 @@ struct Case {
     causal: bool,
 }
 
-const CASES: [Case; 13] = [
+const CASES: [Case; 15] = [
     Case {
         sizes: [2, 3, 5, 7, 4, 6, 3],
         equation: EQUATION,

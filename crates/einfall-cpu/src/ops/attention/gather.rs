@@ -46,11 +46,22 @@ fn seconds(attention: &Attention, rows: &Rows, pass: Pass, machine: &Machine) ->
     let (pairs, threads) = (attention.pairs(), machine.threads as f64);
     let queries = (attention.len_of(AttentionRole::List) * attention.len_of(AttentionRole::Head)) as f64;
     let size = attention.dtype.bytes() as f64;
+    // Adding to rows in memory keeps those of the gradients beside those of the operands.
+    let scattered = pass == Pass::Backward && super::gradients::is_scattered(attention, rows, machine.threads);
+    let kept = if scattered { 2.0 } else { 1.0 };
     let set = |access: &Access| {
         let axis: f64 =
             access.lookups.iter().map(|l| l.len).chain(access.windows.iter().map(|w| w.len)).product::<usize>() as f64;
         let all = attention.distinct_elements(access) * size;
-        if access.is_plain() { all } else { all.min(axis * size * rows.depth.max(rows.width) as f64) }
+        let row = size * rows.depth.max(rows.width) as f64;
+        if access.is_plain() {
+            all
+        } else if access.lookups.is_empty() {
+            // Neighbouring queries look at nearly the same rows.
+            kept * all.min(axis.min(2.0 * attention.keys_of_list()) * row)
+        } else {
+            kept * all.min(axis * row)
+        }
     };
     let row_seconds = |count: f64, access: &Access| {
         let touched = (count * size).max(64.0) + if (count * size) % 64.0 == 0.0 { 0.0 } else { 32.0 };
@@ -61,11 +72,13 @@ fn seconds(attention: &Attention, rows: &Rows, pass: Pass, machine: &Machine) ->
     let (key, value) =
         (row_seconds(rows.depth as f64, &attention.key), row_seconds(rows.width as f64, &attention.value));
     let wide = if attention.accumulator == DType::F64 { 2.0 } else { 1.0 };
-    let (pair, products) = match pass {
-        Pass::Forward => (0.7e-9 + 0.5e-9 * wide, key + value),
-        Pass::Backward => (4e-9 + 1.5e-9 * wide, 3.5 * (key + value)),
+    // Measured on Zen 5, two threads, by the example `attend`.
+    let (pair, products, query) = match pass {
+        Pass::Forward => (0.9e-9 + 0.6e-9 * wide, key + value, 110e-9),
+        Pass::Backward if scattered => (1.2e-9 + 1e-9 * wide, 3.0 * (key + value), 180e-9),
+        Pass::Backward => (4e-9 + 1.5e-9 * wide, 3.5 * (key + value), 180e-9),
     };
-    let work = pairs * (pair + products) + queries * 40e-9;
+    let work = pairs * (pair + products) + queries * query;
     crate::ops::started(machine, work / threads) + attention.distinct_bytes(pass) * 0.2 / machine.read_bytes_per_second
 }
 

@@ -95,6 +95,20 @@ fn moves_keys(attention: &Attention, at: usize) -> bool {
         || attention.ragged.as_ref().is_some_and(|ragged| ragged.strides[at] != 0)
 }
 
+/// Whether keys and values are added to by whoever has all queries that look at them: always where their rows stand on
+/// several axes, else where that keeps all threads busy. Both ways give the same bits.
+pub(super) fn is_scattered(attention: &Attention, rows: &Rows, threads: usize) -> bool {
+    let gradients = &attention.gradients;
+    if gradients.key.is_none() && gradients.value.is_none() {
+        return false;
+    }
+    if on_several_axes(attention, rows) {
+        return true;
+    }
+    let sets = count(&sets(attention));
+    attention.dtype == attention.accumulator && 4 * sets >= 3 * sets.next_multiple_of(threads.max(1))
+}
+
 /// Offset of an access at an iteration of some loops, without its lookups and windows.
 pub(super) fn offset(access: &Access, loops: &[(usize, usize)], mut flat: usize) -> isize {
     let mut offset = 0;
@@ -146,7 +160,7 @@ pub(super) unsafe fn run<T: Float>(run: &AttentionRun<'_>, rows: &Rows, with: Ba
             with.gradients[3].write_bytes(0, with.elements[3] * attention.bias_dtype.bytes());
         }
         let deltas = pass.deltas::<T>()?;
-        if pass.is_scattered::<T>() {
+        if is_scattered(attention, rows, run.threads.count()) {
             return pass.scattered::<T>(&deltas);
         }
         if attention.gradients.query.is_some() || attention.gradients.bias.is_some() {
@@ -160,21 +174,6 @@ pub(super) unsafe fn run<T: Float>(run: &AttentionRun<'_>, rows: &Rows, with: Ba
 }
 
 impl Pass<'_> {
-    /// Whether keys and values are added to by whoever has all queries that look at them: always where their rows stand on
-    /// several axes, else where that keeps all threads busy. Both ways give the same bits.
-    fn is_scattered<T: Float>(&self) -> bool {
-        let gradients = &self.run.attention.gradients;
-        if gradients.key.is_none() && gradients.value.is_none() {
-            return false;
-        }
-        if on_several_axes(self.run.attention, self.rows) {
-            return true;
-        }
-        let direct = T::DTYPE == <T::Sum as einfall_tensor::Element>::DTYPE;
-        let (sets, threads) = (count(&sets(self.run.attention)), self.run.threads.count());
-        direct && 4 * sets >= 3 * sets.next_multiple_of(threads)
-    }
-
     /// `Σ grad_out * out` of each query, where its log-sum-exp lies.
     ///
     /// # Safety

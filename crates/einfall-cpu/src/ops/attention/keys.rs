@@ -145,7 +145,8 @@ impl Interior {
     /// Where windows on several axes alone say where the rows lie.
     fn of(attention: &Attention, rows: &Rows, accesses: [&Access; 2]) -> Option<Interior> {
         let windows = |access: &Access| access.lookups.is_empty() && !access.windows.is_empty();
-        let moves = |access: &Access| access.windows.iter().map(|window| window.coefficients.clone()).collect::<Vec<_>>();
+        let moves =
+            |access: &Access| access.windows.iter().map(|window| window.coefficients.clone()).collect::<Vec<_>>();
         if rows.outer_keys.is_empty()
             || attention.limit.is_some()
             || !accesses.iter().all(|access| windows(access))

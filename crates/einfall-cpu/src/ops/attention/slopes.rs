@@ -77,7 +77,7 @@ impl<'a, T: Float> Slopes<'a, T> {
         let gradients = &attention.gradients;
         let keys = Keys::new(run, rows, pass.bias);
         let walk = keys.walk(pass.bias);
-        let [query, bias] = [&gradients.query, &gradients.bias].map(|to| to.as_ref().unwrap_or(&pass.nowhere));
+        let [query, bias] = [&gradients.query, &gradients.bias].map(|to| to.as_ref().unwrap_or(pass.nowhere));
         let key = gradients.key.as_ref().unwrap_or(&attention.key);
         let value = gradients.value.as_ref().unwrap_or(&attention.value);
         let to = Walk::new([query, key, value, bias], pass.queries.iter().copied(), run.tables, attention.bounds);
