@@ -6,8 +6,8 @@ mod common;
 use common::{Exact, Guarded, Random, bits};
 use einfall_cpu::isa::Isa;
 use einfall_cpu::kernels::rows::{
-    AxpyList, DotList, MultiAxpys, MultiDots, PairedDots, RowElement, RowWeight, StridedDots, paired_dots, row_axpys,
-    row_axpys_multi, row_dots, row_dots_multi, row_dots_strided,
+    AxpyList, DotList, MultiAxpys, MultiDots, PairedDots, RowElement, RowWeight, ScatterList, StridedDots, paired_dots,
+    row_axpys, row_axpys_multi, row_dots, row_dots_multi, row_dots_strided, row_scatter,
 };
 use einfall_tensor::Bool8;
 use einfall_tensor::half::{bf16, f16};
@@ -426,6 +426,23 @@ fn bits_do_not_depend_on_the_split<T: Exact>() {
             // SAFETY: as above; both weight vectors are the same, and so are the sums they are stored to.
             unsafe { row_axpys_multi(isa, &call) };
             assert_eq!(bits_of(&acc), bits_of(&whole), "{isa} d={d} several weight vectors");
+            // The other way round: each row goes to two, and passes the first by.
+            let mut acc = vec![T::ZERO; 3 * d];
+            let to = [2 * d as isize, d as isize];
+            for (&offset, weight) in offsets.iter().zip(&weights) {
+                let weights = [weight.widen(); 2];
+                let list = ScatterList {
+                    weights: weights.as_ptr(),
+                    x: rows[offset as usize..].as_ptr(),
+                    rows: acc.as_mut_ptr(),
+                    offsets: to.as_ptr(),
+                    count: 2,
+                };
+                // SAFETY: as above; there are three rows to add to.
+                unsafe { row_scatter(isa, d, &list) };
+            }
+            let expected = [vec![T::ZERO; d], whole.clone(), whole.clone()].concat();
+            assert_eq!(bits_of(&acc), bits_of(&expected), "{isa} d={d} scattered");
         }
     }
 }

@@ -220,7 +220,7 @@ struct Case {
     causal: bool,
 }
 
-const CASES: [Case; 13] = [
+const CASES: [Case; 15] = [
     Case {
         sizes: [2, 3, 5, 7, 4, 6, 3],
         equation: EQUATION,
@@ -262,6 +262,20 @@ const CASES: [Case; 13] = [
         equation: "bhqd,bh[q+2k-4]d,bh[q+2k-4]e->bhqe",
         shapes: ["bhqd", "bhnd", "", "bhne", ""],
         causal: true,
+    },
+    Case {
+        // Windows on two axes: some queries have theirs inside, others at an edge.
+        sizes: [2, 3, 9, 11, 5, 20, 7],
+        equation: "bqnd,b[q+k-2][n+2h-2]d,b[q+k-2][n+2h-2]e->bqne",
+        shapes: ["bqnd", "bqnd", "", "bqne", ""],
+        causal: false,
+    },
+    Case {
+        // The same for one batch whose axes lie the other way round.
+        sizes: [1, 2, 12, 7, 4, 17, 16],
+        equation: "bqnd,[n-2h+1]b[q+k-2]d,[n-2h+1]b[q+k-2]e->bqne",
+        shapes: ["bqnd", "nbqd", "", "nbqe", ""],
+        causal: false,
     },
     Case {
         sizes: [2, 2, 13, 19, 19, 8, 9],
@@ -342,6 +356,9 @@ impl Case {
         let mut call = Attend::new(self.equation).causal(self.causal).kernel(kernel).device(device);
         if self.equation.contains('+') {
             call = call.size("k", self.sizes[4]);
+        }
+        if self.equation.contains("2h") {
+            call = call.size("h", self.sizes[1]);
         }
         let prepared = call.plan(&arguments).unwrap();
         // Arrays without elements have no strides to go by.

@@ -19,10 +19,15 @@ pub trait Exponent: Copy {
 
     /// The largest number times `scale`, or −∞; NaN if there is one.
     fn most(isa: Isa, numbers: &[Self], scale: Self) -> Self;
+
+    /// Slopes of scores in place of products: `probability * (product - delta) * scale`, and 0 where the probability is 0,
+    /// whatever the product.
+    fn slopes(isa: Isa, probabilities: &[Self], products: &mut [Self], delta: Self, scale: Self);
 }
 
 macro_rules! exponent {
-    ($T:ident, $I:ident, $exp:ident, $sums:ident, $most:ident, $fast:ident, $fastest:ident, $most_fast:ident, $most_fastest:ident;
+    ($T:ident, $I:ident, $exp:ident, $sums:ident, $most:ident, $fast:ident, $fastest:ident, $most_fast:ident, $most_fastest:ident,
+     $slopes:ident, $slopes_fast:ident, $slopes_fastest:ident;
      bits $bits:expr, bias $bias:expr, magic $magic:expr, least $least:expr, largest $largest:expr,
      high $high:expr, low $low:expr; $($coefficient:expr),*) => {
         #[inline(always)]
@@ -84,6 +89,26 @@ macro_rules! exponent {
             most.into_iter().fold(<$T>::NEG_INFINITY, <$T>::max)
         }
 
+        #[inline(always)]
+        fn $slopes(probabilities: &[$T], products: &mut [$T], delta: $T, scale: $T) {
+            for (product, &probability) in products.iter_mut().zip(probabilities) {
+                let slope = probability * (*product - delta) * scale;
+                *product = if probability == 0.0 { 0.0 } else { slope };
+            }
+        }
+
+        #[cfg(target_arch = "x86_64")]
+        #[target_feature(enable = "avx2,fma")]
+        fn $slopes_fast(probabilities: &[$T], products: &mut [$T], delta: $T, scale: $T) {
+            $slopes(probabilities, products, delta, scale);
+        }
+
+        #[cfg(target_arch = "x86_64")]
+        #[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw")]
+        fn $slopes_fastest(probabilities: &[$T], products: &mut [$T], delta: $T, scale: $T) {
+            $slopes(probabilities, products, delta, scale);
+        }
+
         #[cfg(target_arch = "x86_64")]
         #[target_feature(enable = "avx2,fma")]
         fn $fast(numbers: &mut [$T], scale: $T, shift: $T) -> $T {
@@ -132,18 +157,32 @@ macro_rules! exponent {
                     _ => $most(numbers, scale),
                 }
             }
+
+            fn slopes(isa: Isa, probabilities: &[$T], products: &mut [$T], delta: $T, scale: $T) {
+                match isa {
+                    // SAFETY: an `Isa` promises its instructions.
+                    #[cfg(target_arch = "x86_64")]
+                    Isa::Avx512 => unsafe { $slopes_fastest(probabilities, products, delta, scale) },
+                    // SAFETY: as above.
+                    #[cfg(target_arch = "x86_64")]
+                    Isa::Avx2 => unsafe { $slopes_fast(probabilities, products, delta, scale) },
+                    _ => $slopes(probabilities, products, delta, scale),
+                }
+            }
         }
     };
 }
 
 exponent! {
-    f32, i32, exp_f32, sums_f32, most_f32, avx2_f32, avx512_f32, most_avx2_f32, most_avx512_f32;
+    f32, i32, exp_f32, sums_f32, most_f32, avx2_f32, avx512_f32, most_avx2_f32, most_avx512_f32,
+    slopes_f32, slopes_avx2_f32, slopes_avx512_f32;
     bits 23, bias 127, magic 12_582_912.0, least -87.0, largest 88.0, high 0.693_359_4, low -2.121_944_4e-4;
     1.0 / 5040.0, 1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0
 }
 
 exponent! {
-    f64, i64, exp_f64, sums_f64, most_f64, avx2_f64, avx512_f64, most_avx2_f64, most_avx512_f64;
+    f64, i64, exp_f64, sums_f64, most_f64, avx2_f64, avx512_f64, most_avx2_f64, most_avx512_f64,
+    slopes_f64, slopes_avx2_f64, slopes_avx512_f64;
     bits 52, bias 1023, magic 6_755_399_441_055_744.0, least -708.0, largest 709.0,
     high 0.693_147_180_369_123_8, low 1.908_214_929_270_587_7e-10;
     1.0 / 6_227_020_800.0, 1.0 / 479_001_600.0, 1.0 / 39_916_800.0, 1.0 / 3_628_800.0, 1.0 / 362_880.0, 1.0 / 40320.0,

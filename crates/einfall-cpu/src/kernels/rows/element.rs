@@ -4,7 +4,7 @@ use einfall_tensor::half::{bf16, f16};
 use einfall_tensor::num_complex::Complex;
 use einfall_tensor::{Bool8, Element};
 
-use super::{Axpys, Dots, MultiAxpys, MultiDots, PairedDots, portable};
+use super::{Axpys, Dots, MultiAxpys, MultiDots, PairedDots, Scatter, portable};
 use crate::isa::Isa;
 
 #[cfg(target_arch = "aarch64")]
@@ -59,6 +59,7 @@ pub trait Kernels<T: RowElement> {
     unsafe fn multi_dots(isa: Isa, call: &MultiDots<T>);
     unsafe fn axpys<W: RowWeight<T>>(isa: Isa, call: &Axpys<T, W>);
     unsafe fn multi_axpys<W: RowWeight<T>>(isa: Isa, call: &MultiAxpys<T, W>);
+    unsafe fn scatter(isa: Isa, call: &Scatter<T>);
 }
 
 /// Implements [`Kernels`]: `T, x86: lanes, aarch64: lanes`, or `T` alone for the portable kernels.
@@ -79,6 +80,9 @@ macro_rules! kernels {
             }
             unsafe fn multi_axpys<W: RowWeight<$T>>(isa: Isa, call: &MultiAxpys<$T, W>) {
                 kernels!(@match isa, call, multi_axpys, $T, ($($X)?), ($($A)?))
+            }
+            unsafe fn scatter(isa: Isa, call: &Scatter<$T>) {
+                kernels!(@match isa, call, scatter, $T, ($($X)?), ($($A)?))
             }
         }
     };

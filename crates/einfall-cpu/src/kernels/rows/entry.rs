@@ -12,7 +12,8 @@ macro_rules! entries {
 
             use $crate::kernels::rows::lanes::{HALF, Lanes, PART, WHOLE, part};
             use $crate::kernels::rows::{
-                AxpyList, Axpys, DotList, Dots, MultiAxpys, MultiDots, PairedDots, RowWeight, axpys, dots,
+                AxpyList, Axpys, DotList, Dots, MultiAxpys, MultiDots, PairedDots, RowWeight, Scatter, axpys, dots,
+                scatter,
             };
 
             pub(in $crate::kernels::rows) unsafe fn dots<L: Lanes>(
@@ -162,6 +163,25 @@ macro_rules! entries {
                         (3, true) => axpys::multi::<L, W, 3, PART>(call, column),
                         (_, false) => axpys::multi::<L, W, 4, WHOLE>(call, column),
                         (_, true) => axpys::multi::<L, W, 4, PART>(call, column),
+                    }
+                    column += c * L::STEP;
+                }
+            }
+
+            $(#[$attribute])*
+            pub(in $crate::kernels::rows) unsafe fn scatter<L: Lanes>(_: L, call: &Scatter<L::Element>) {
+                let mut column = 0;
+                while column < call.d {
+                    let c = L::AXPY_CHUNKS.min(4).min((call.d - column).div_ceil(L::STEP));
+                    match (c, column + c * L::STEP > call.d) {
+                        (1, false) => scatter::columns::<L, 1, WHOLE>(column, call.d, call.list),
+                        (1, true) => scatter::columns::<L, 1, PART>(column, call.d, call.list),
+                        (2, false) => scatter::columns::<L, 2, WHOLE>(column, call.d, call.list),
+                        (2, true) => scatter::columns::<L, 2, PART>(column, call.d, call.list),
+                        (3, false) => scatter::columns::<L, 3, WHOLE>(column, call.d, call.list),
+                        (3, true) => scatter::columns::<L, 3, PART>(column, call.d, call.list),
+                        (_, false) => scatter::columns::<L, 4, WHOLE>(column, call.d, call.list),
+                        (_, true) => scatter::columns::<L, 4, PART>(column, call.d, call.list),
                     }
                     column += c * L::STEP;
                 }

@@ -30,6 +30,7 @@ mod element;
 mod entry;
 mod lanes;
 mod portable;
+mod scatter;
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -151,6 +152,28 @@ pub struct MultiAxpys<T: RowElement, W: RowWeight<T> = T> {
     pub acc_stride: isize,
     /// Whether to add to `acc` or to overwrite it.
     pub accumulate: bool,
+}
+
+/// One vector that is added to rows: `rows[offsets[i] + j] += weights[i] * x[j]`.
+#[derive(Clone, Copy, Debug)]
+pub struct ScatterList<T: RowElement> {
+    /// `count` weights.
+    pub weights: *const T::Acc,
+    /// `d` elements.
+    pub x: *const T,
+    /// The base of the rows.
+    pub rows: *mut T::Acc,
+    /// `count` offsets in elements.
+    pub offsets: *const isize,
+    /// Number of rows.
+    pub count: usize,
+}
+
+/// The arguments of [`row_scatter`].
+#[doc(hidden)]
+pub struct Scatter<'a, T: RowElement> {
+    d: usize,
+    list: &'a ScatterList<T>,
 }
 
 /// The arguments of [`row_dots`].
@@ -288,4 +311,14 @@ pub unsafe fn row_axpys_multi<T: RowElement, W: RowWeight<T>>(isa: Isa, call: &M
             }
         }
     }
+}
+
+/// Adds a weighted vector to each row of a list, in order, one multiply-add an element: what [`row_axpys`] over the inverse
+/// of the list's table adds up, to the bit.
+///
+/// # Safety
+/// As for [`row_axpys`]; the rows are written, and overlap neither `x`, the weights nor the offsets. A row may come again.
+pub unsafe fn row_scatter<T: RowElement>(isa: Isa, d: usize, list: &ScatterList<T>) {
+    // SAFETY: the caller's promise is the one asked for.
+    unsafe { T::scatter(isa, &Scatter { d, list }) }
 }

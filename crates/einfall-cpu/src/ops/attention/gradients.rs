@@ -2,18 +2,19 @@
 //!
 //! Probabilities are computed again: `p = exp(score - lse)`. With `delta = Σ grad_out * out` and `dp = grad_out · value`, the
 //! slope of a score is `ds = p (dp - delta)`. A query's gradient is a sum over its own keys; a key's and a value's are sums
-//! over the queries that look at it, which the inverse of the table lists, in order. So each row is written once, and the
-//! bits are the same for any number of threads.
-//!
-//! Floor: seven products of rows for each pair, five if the two sides shared their scores, which would have to be stored.
+//! over the queries that look at it, in order. Where there are sets of rows enough for all threads (heads, batches), each is
+//! one thread's, which goes through its queries once and adds to the rows in memory: five products of rows a pair. Else the
+//! inverse of the table lists the queries of each row, which is written once, and scores are computed again: seven.
+//! Both round alike, so the bits are the same for any number of threads.
 
 use std::ops::Range;
 
 use einfall_plan::{Access, Attention, AttentionRole};
 
-use super::gather::{Float, Real, Widen, bias_step, scale, store};
+use super::gather::{Float, Real, Widen, bias_step, store};
 use super::inverse::{Inverse, axis_of};
-use super::keys::{BIAS, Found, Keys, Queries, Rows};
+use super::keys::{Found, Keys, Rows, has_positions};
+use super::slopes::Slopes;
 use super::{AttentionRun, Backward, Failure};
 use crate::kernels::exp::Exponent;
 use crate::kernels::rows::{AxpyList, DotList, row_axpys, row_dots};
@@ -48,14 +49,18 @@ pub(super) fn check(attention: &Attention, rows: &Rows) -> Result<(), String> {
         if sets(attention).iter().any(|&(at, _)| gradient.strides[at] == 0) {
             return Err("keys or values are shared, not both".into());
         }
-        axis_of(gradient, rows).ok_or("keys are on several axes")?;
-    }
-    if gradients.key.is_some() || gradients.value.is_some() {
-        for access in [&attention.key, &attention.value] {
-            axis_of(access, rows).ok_or("keys are on several axes")?;
+        if attention.limit.is_some() && !has_positions(gradient, rows.at) {
+            return Err("a causal mask over rows without positions".into());
         }
     }
     Ok(())
+}
+
+/// Whether the rows of keys or values, or of their gradients, do not stand on one axis.
+fn on_several_axes(attention: &Attention, rows: &Rows) -> bool {
+    let Attention { key, value, gradients, .. } = attention;
+    let accesses = [Some(key), Some(value), gradients.key.as_ref(), gradients.value.as_ref()];
+    accesses.into_iter().flatten().any(|access| axis_of(access, rows).is_none())
 }
 
 /// Bytes that the backward pass takes at most.
@@ -64,7 +69,13 @@ pub(super) fn workspace_bytes(attention: &Attention, rows: &Rows) -> usize {
     let sets: usize = sets(attention).iter().filter(|(at, _)| moves_keys(attention, *at)).map(|(_, len)| len).product();
     let axis = axis_of(&attention.key, rows).map_or(0, |axis| axis.len);
     let pairs = attention.pairs() as usize / sets.max(1);
-    delta + (pairs * 12 + axis * 4).saturating_mul(sets.min(64))
+    let wide = if on_several_axes(attention, rows) && attention.dtype != attention.accumulator {
+        let accesses = [attention.gradients.key.as_ref(), attention.gradients.value.as_ref()];
+        accesses.into_iter().flatten().map(|access| attention.distinct_elements(access) as usize * 4).sum()
+    } else {
+        0
+    };
+    delta + wide + (pairs * 12 + axis * 4).saturating_mul(sets.min(64))
 }
 
 /// Loops that tell rows of keys and values apart, beside the axis on which they are looked up.
@@ -84,8 +95,22 @@ fn moves_keys(attention: &Attention, at: usize) -> bool {
         || attention.ragged.as_ref().is_some_and(|ragged| ragged.strides[at] != 0)
 }
 
+/// Whether keys and values are added to by whoever has all queries that look at them: always where their rows stand on
+/// several axes, else where that keeps all threads busy. Both ways give the same bits.
+pub(super) fn is_scattered(attention: &Attention, rows: &Rows, threads: usize) -> bool {
+    let gradients = &attention.gradients;
+    if gradients.key.is_none() && gradients.value.is_none() {
+        return false;
+    }
+    if on_several_axes(attention, rows) {
+        return true;
+    }
+    let sets = count(&sets(attention));
+    attention.dtype == attention.accumulator && 4 * sets >= 3 * sets.next_multiple_of(threads.max(1))
+}
+
 /// Offset of an access at an iteration of some loops, without its lookups and windows.
-fn offset(access: &Access, loops: &[(usize, usize)], mut flat: usize) -> isize {
+pub(super) fn offset(access: &Access, loops: &[(usize, usize)], mut flat: usize) -> isize {
     let mut offset = 0;
     for &(at, len) in loops.iter().rev() {
         offset += (flat % len) as isize * access.strides[at];
@@ -94,19 +119,21 @@ fn offset(access: &Access, loops: &[(usize, usize)], mut flat: usize) -> isize {
     offset
 }
 
-fn count(loops: &[(usize, usize)]) -> usize {
+pub(super) fn count(loops: &[(usize, usize)]) -> usize {
     loops.iter().map(|(_, len)| len).product()
 }
 
 /// All that the parts of the pass share.
-struct Pass<'a> {
-    run: &'a AttentionRun<'a>,
-    rows: &'a Rows,
-    with: Backward,
+pub(super) struct Pass<'a> {
+    pub run: &'a AttentionRun<'a>,
+    pub rows: &'a Rows,
+    pub with: Backward,
     /// The bias, or an access to nothing.
-    bias: &'a Access,
+    pub bias: &'a Access,
+    /// An access to nothing.
+    pub nowhere: &'a Access,
     /// Lists and heads.
-    queries: Vec<(usize, usize)>,
+    pub queries: Vec<(usize, usize)>,
 }
 
 // SAFETY: `bound`: inputs are only read; each row of a gradient is written by one piece.
@@ -124,10 +151,18 @@ pub(super) unsafe fn run<T: Float>(run: &AttentionRun<'_>, rows: &Rows, with: Ba
     let nowhere = Access { strides: vec![0; attention.loops.len()], ..Access::default() };
     let bias = attention.bias.as_ref().unwrap_or(&nowhere);
     let queries = run.loops(&[AttentionRole::List, AttentionRole::Head]);
-    let pass = Pass { run, rows, with, bias, queries };
+    let pass = Pass { run, rows, with, bias, nowhere: &nowhere, queries };
     // SAFETY: by the caller.
     unsafe {
+        if let Some(bias) = &attention.gradients.bias {
+            debug_assert!(bias.is_plain());
+            // What no key is found for has no slope.
+            with.gradients[3].write_bytes(0, with.elements[3] * attention.bias_dtype.bytes());
+        }
         let deltas = pass.deltas::<T>()?;
+        if is_scattered(attention, rows, run.threads.count()) {
+            return pass.scattered::<T>(&deltas);
+        }
         if attention.gradients.query.is_some() || attention.gradients.bias.is_some() {
             pass.query_side::<T>(&deltas)?;
         }
@@ -181,76 +216,77 @@ impl Pass<'_> {
     /// # Safety
     /// `bound`.
     unsafe fn query_side<T: Float>(&self, deltas: &[T::Sum]) -> Result<(), Failure> {
-        let Pass { run, rows, .. } = *self;
-        let attention = run.attention;
+        let run = self.run;
         let queries = count(&self.queries);
-        let piece = run.threads.piece(queries, 8);
-        if let Some(bias) = &attention.gradients.bias {
-            debug_assert!(bias.is_plain());
-            // SAFETY: `bound`: the gradient has so many elements, row-major.
-            unsafe { self.with.gradients[3].write_bytes(0, self.with.elements[3] * attention.bias_dtype.bytes()) };
-        }
-        let state = || {
-            let keys = Keys::new(run, rows);
-            let walk = keys.walk(self.bias);
-            (keys, walk, Found::default(), [Vec::new(), Vec::new(), Vec::new()])
+        let work = |slopes: &mut Slopes<'_, T>, range: Range<usize>| {
+            // SAFETY: `bound`; each query has a row of its own.
+            unsafe { slopes.queries(range, deltas, None) }
         };
-        type State<'s, S> = (Keys<'s>, Queries<'s>, Found, [Vec<S>; 3]);
-        let work = |(keys, walk, found, [scores, slopes, sums]): &mut State<'_, T::Sum>, range: Range<usize>| {
-            let with = self.with.get();
-            walk.seek(range.start * rows.turns);
-            for flat in range {
-                found.clear();
-                let bias = walk.plain_offset(BIAS);
-                // SAFETY: `bound`; every offset was found by the walk, and each query has a row of its own.
-                unsafe {
-                    let (among, limit) = keys.range(flat);
-                    for turn in 0..rows.turns {
-                        keys.find(walk, turn, among.clone(), limit, found)?;
-                        walk.step();
-                    }
-                    let count = found.keys.len();
-                    scores.resize(count, <T as Scalar>::ZERO);
-                    slopes.resize(count, <T as Scalar>::ZERO);
-                    let query = offset(&attention.query, &self.queries, flat) + attention.query.offset;
-                    let out = offset(&attention.out, &self.queries, flat) + attention.out.offset;
-                    let saved = offset(&attention.lse, &self.queries, flat);
-                    let lists = |x: *const T, rows: *const u8, offsets: &[isize], out: &mut Vec<T::Sum>| {
-                        [DotList { x, rows: rows.cast(), offsets: offsets.as_ptr(), count, out: out.as_mut_ptr() }]
-                    };
-                    let x = run.operands[0].cast::<T>().offset(query);
-                    row_dots(run.isa, rows.depth, &lists(x, run.operands[1], &found.keys, scores));
-                    let x = with.grad_out.cast::<T>().offset(out);
-                    row_dots(run.isa, rows.width, &lists(x, run.operands[2], &found.values, slopes));
-                    let factor = scale::<T>(run, bias, &found.index, scores);
-                    let lse = with.lse.cast::<T::Sum>().offset(saved).read_unaligned();
-                    probabilities::<T>(run, scores, factor, lse);
-                    let delta = deltas[saved as usize];
-                    for (slope, &probability) in slopes.iter_mut().zip(&*scores) {
-                        *slope = slope_of::<T>(probability, *slope, delta);
-                    }
-                    if let Some(bias) = &attention.gradients.bias {
-                        let from = offset(bias, &self.queries, flat);
-                        for (&slope, &index) in slopes.iter().zip(&found.index) {
-                            let at = from + bias_step(attention, bias, index);
-                            write_bias::<T>(run, with.gradients[3], at, slope);
-                        }
-                    }
-                    if let Some(gradient) = &attention.gradients.query {
-                        sums.resize(rows.depth, <T as Scalar>::ZERO);
-                        let (weights, offsets) = (slopes.as_ptr(), found.keys.as_ptr());
-                        let acc = sums.as_mut_ptr();
-                        let list = AxpyList { weights, rows: run.operands[1].cast::<T>(), offsets, count, acc };
-                        row_axpys(run.isa, rows.depth, &[list], false);
-                        let to = offset(gradient, &self.queries, flat);
-                        let factor = T::Sum::of(attention.scale.get());
-                        store::<T>(sums, factor, with.gradients[0].cast::<T>().offset(to));
-                    }
+        let (piece, seconds) = (run.threads.piece(queries, 8), run.serial_seconds * 0.4);
+        Ok(run.threads.for_pieces_with(queries, piece, seconds, || Slopes::new(self, false), work)?)
+    }
+
+    /// All gradients, one set of rows of keys and values after another.
+    ///
+    /// # Safety
+    /// `bound`.
+    unsafe fn scattered<T: Float>(&self, deltas: &[T::Sum]) -> Result<(), Failure> {
+        let (run, with) = (self.run, self.with);
+        let direct = T::DTYPE == <T::Sum as einfall_tensor::Element>::DTYPE;
+        let mut sums: [Vec<T::Sum>; 2] = [Vec::new(), Vec::new()];
+        let mut to = [std::ptr::null_mut::<T::Sum>(); 2];
+        for (at, sums) in sums.iter_mut().enumerate() {
+            let (gradient, elements) = (with.gradients[at + 1], with.elements[at + 1]);
+            if gradient.is_null() {
+                continue;
+            }
+            if direct {
+                to[at] = gradient.cast();
+                self.clear::<T::Sum>(to[at], elements)?;
+            } else {
+                let bytes = elements.saturating_mul(size_of::<T::Sum>());
+                sums.try_reserve_exact(elements).map_err(|_| Failure::OutOfMemory(bytes))?;
+                sums.resize(elements, <T as Scalar>::ZERO);
+                to[at] = sums.as_mut_ptr();
+            }
+        }
+        let sets = sets(run.attention);
+        let rest: Vec<(usize, usize)> = self.queries.iter().copied().filter(|l| !sets.contains(l)).collect();
+        let numbers = Numbers::of(&self.queries, run.attention.loops.len());
+        // Queries that follow each other are asked for together.
+        let runs = rest.iter().rev().zip(self.queries.iter().rev()).take_while(|(a, b)| a == b).count();
+        let (apart, side) = rest.split_at(rest.len() - runs);
+        let length = count(side);
+        let to = [Shared(to[0]), Shared(to[1])];
+        let work = |slopes: &mut Slopes<'_, T>, range: Range<usize>| {
+            for set in range {
+                let first = numbers.flat(&sets, set);
+                for part in 0..count(apart) {
+                    let first = first + numbers.flat(apart, part);
+                    // SAFETY: `bound`; each set has rows of its own.
+                    unsafe { slopes.queries(first..first + length, deltas, Some(to.map(Shared::get)))? };
                 }
             }
             Ok(())
         };
-        Ok(run.threads.for_pieces_with(queries, piece, run.serial_seconds * 0.4, state, work)?)
+        run.threads.for_pieces_with(count(&sets), 1, run.serial_seconds, || Slopes::new(self, true), work)?;
+        for (at, sums) in sums.iter().enumerate().filter(|(_, sums)| !sums.is_empty()) {
+            // SAFETY: `bound`: the gradient has so many elements.
+            unsafe { store::<T>(sums, T::Sum::of(1.0), with.gradients[at + 1].cast()) };
+        }
+        Ok(())
+    }
+
+    /// Writes zeros.
+    fn clear<S: Copy>(&self, to: *mut S, elements: usize) -> Result<(), Failure> {
+        let to = Shared(to);
+        let threads = self.run.threads;
+        let seconds = elements as f64 * size_of::<S>() as f64 * 1e-10;
+        Ok(threads.for_pieces(elements, threads.piece(elements, 2), seconds, |range| {
+            // SAFETY: `bound`: the gradient has so many elements; all bits zero is the number 0.
+            unsafe { to.get().add(range.start).write_bytes(0, range.len()) };
+            Ok(())
+        })?)
     }
 
     /// Gradients of keys and values.
@@ -295,7 +331,7 @@ impl Pass<'_> {
 }
 
 /// Probabilities of scores, from the log-sum-exp of their query.
-fn probabilities<T: Float>(run: &AttentionRun<'_>, scores: &mut [T::Sum], factor: T::Sum, lse: T::Sum) {
+pub(super) fn probabilities<T: Float>(run: &AttentionRun<'_>, scores: &mut [T::Sum], factor: T::Sum, lse: T::Sum) {
     if lse == T::Sum::LEAST {
         scores.fill(<T as Scalar>::ZERO);
     } else {
@@ -303,26 +339,28 @@ fn probabilities<T: Float>(run: &AttentionRun<'_>, scores: &mut [T::Sum], factor
     }
 }
 
-#[inline(always)]
-fn slope_of<T: Float>(probability: T::Sum, product: T::Sum, delta: T::Sum) -> T::Sum {
-    // A key that weighs nothing has no slope, whatever its value is.
-    if probability.wide() == 0.0 {
-        <T as Scalar>::ZERO
-    } else {
-        T::Sum::of(probability.wide() * (product.wide() - delta.wide()))
-    }
-}
+/// Numbers of queries, from those of their loops.
+struct Numbers(Vec<usize>);
 
-/// # Safety
-/// The element is in the gradient.
-unsafe fn write_bias<T: Float>(run: &AttentionRun<'_>, to: *mut u8, at: isize, slope: T::Sum) {
-    // SAFETY: by the caller; the type is one of the two.
-    unsafe {
-        if run.attention.bias_dtype == T::DTYPE {
-            to.cast::<T>().offset(at).write_unaligned(T::narrow_float(slope));
-        } else {
-            to.cast::<T::Sum>().offset(at).write_unaligned(slope);
+impl Numbers {
+    fn of(queries: &[(usize, usize)], loops: usize) -> Numbers {
+        let mut number = vec![0; loops];
+        let mut step = 1;
+        for &(at, len) in queries.iter().rev() {
+            number[at] = step;
+            step *= len;
         }
+        Numbers(number)
+    }
+
+    /// The number of iteration `flat` of some of the loops, where the others stand at their first.
+    fn flat(&self, loops: &[(usize, usize)], mut flat: usize) -> usize {
+        let part = |&(at, len): &(usize, usize)| {
+            let value = flat % len;
+            flat /= len;
+            value * self.0[at]
+        };
+        loops.iter().rev().map(part).sum()
     }
 }
 
@@ -385,43 +423,25 @@ impl<'a> Side<'a> {
     /// `bound`.
     unsafe fn invert(&self, unit: usize, inverse: &mut Inverse) -> Result<(), BadTable> {
         let Pass { run, rows, bias, ref queries, .. } = *self.pass;
-        let mut keys = Keys::new(run, rows);
+        let mut keys = Keys::new(run, rows, bias);
         let mut walk = keys.walk(bias);
-        // The number of a query, from those of its loops.
-        let mut number = vec![0; run.attention.loops.len()];
-        let mut step = 1;
-        for &(at, len) in queries.iter().rev() {
-            number[at] = step;
-            step *= len;
-        }
-        let flat_of = |loops: &[(usize, usize)], mut flat: usize| -> usize {
-            let part = |&(at, len): &(usize, usize)| {
-                let value = flat % len;
-                flat /= len;
-                value * number[at]
-            };
-            loops.iter().rev().map(part).sum()
-        };
-        let first = flat_of(&self.tables, unit);
+        let numbers = Numbers::of(queries, run.attention.loops.len());
+        let first = numbers.flat(&self.tables, unit);
         let with_index = !self.bias.is_empty();
         inverse.begin(self.axis, with_index);
         let axis = axis_of(&run.attention.key, rows).expect("checked");
         let mut found = Found::default();
         for query in 0..count(&self.rest) {
-            let flat = first + flat_of(&self.rest, query);
-            walk.seek(flat * rows.turns);
+            let flat = first + numbers.flat(&self.rest, query);
+            walk.seek(flat);
             found.clear();
             // SAFETY: by the caller.
             unsafe {
                 let (among, limit) = keys.range(flat);
-                for turn in 0..rows.turns {
-                    let from = found.keys.len();
-                    keys.find(&walk, turn, among.clone(), limit, &mut found)?;
-                    let base = walk.plain_offset(super::keys::KEY);
-                    let positions = found.keys[from..].iter().map(|&offset| axis.position(offset - base));
-                    inverse.add(query as u32, positions, &found.index[from..]);
-                    walk.step();
-                }
+                keys.find_all(&walk, among, limit, &mut found)?;
+                let base = walk.plain_offset(super::keys::KEY);
+                let positions = found.keys.iter().map(|&offset| axis.position(offset - base));
+                inverse.add(query as u32, positions, &found.index);
             }
         }
         inverse.sort();
@@ -494,33 +514,38 @@ impl<'a> Side<'a> {
                 let (saved, bias) =
                     (self.base(&attention.lse, unit, part.set), self.base(self.pass.bias, unit, part.set));
                 let indices = inverse.indices(part.position);
+                let lse = with.lse.cast::<T::Sum>().offset(saved);
                 for (i, &query) in inverse.row(part.position).iter().enumerate() {
                     let score = &mut probabilities[part.pairs.start + i];
-                    let lse = with.lse.cast::<T::Sum>().offset(saved + self.lse[query as usize]).read_unaligned();
-                    let mut value = score.wide() * factor.wide();
-                    if let Some(access) = &attention.bias {
-                        let at = bias + self.bias[query as usize] + bias_step(attention, access, indices[i]);
-                        value += super::gather::bias_at::<T>(run, at).wide();
-                    }
-                    *score = if lse == T::Sum::LEAST { lse } else { T::Sum::of(value - lse.wide()) };
+                    let lse = lse.offset(self.lse[query as usize]).read_unaligned();
+                    // As the queries' side rounds it.
+                    let scaled = match &attention.bias {
+                        None => <T as Scalar>::mul(*score, factor),
+                        Some(access) => {
+                            let at = bias + self.bias[query as usize] + bias_step(attention, access, indices[i]);
+                            let added = super::gather::bias_at::<T>(run, at);
+                            T::Sum::of(score.wide() * factor.wide() + added.wide())
+                        }
+                    };
+                    *score = if lse == T::Sum::LEAST { lse } else { <T as Scalar>::add(scaled, lse.negative()) };
                 }
             }
             T::Sum::exponentials(run.isa, probabilities, T::Sum::of(1.0), <T as Scalar>::ZERO);
             for part in &*parts {
                 let saved = self.base(&attention.lse, unit, part.set);
                 for (i, &query) in inverse.row(part.position).iter().enumerate() {
-                    let at = part.pairs.start + i;
+                    let slope = &mut slopes[part.pairs.start + i];
                     let delta = deltas[(saved + self.lse[query as usize]) as usize];
-                    slopes[at] = slope_of::<T>(probabilities[at], slopes[at], delta);
+                    *slope = <T as Scalar>::add(*slope, delta.negative());
                 }
             }
+            T::Sum::slopes(run.isa, probabilities, slopes, <T as Scalar>::ZERO, factor);
             let mut write = |gradient: &Option<Access>,
                              to: *mut u8,
                              source: (*const u8, &Access),
                              offsets: &[isize],
                              weights: &[T::Sum],
-                             len: usize,
-                             factor: T::Sum| {
+                             len: usize| {
                 let Some(gradient) = gradient else { return };
                 sums.resize(parts.len() * len, <T as Scalar>::ZERO);
                 let acc = sums.as_mut_ptr();
@@ -537,15 +562,14 @@ impl<'a> Side<'a> {
                 let stride = axis_of(gradient, rows).expect("checked").stride;
                 for (at, part) in parts.iter().enumerate() {
                     let offset = self.base(gradient, unit, part.set) + part.position as isize * stride;
-                    store::<T>(&sums[at * len..(at + 1) * len], factor, to.cast::<T>().offset(offset));
+                    store::<T>(&sums[at * len..(at + 1) * len], T::Sum::of(1.0), to.cast::<T>().offset(offset));
                 }
             };
             let gradients = &attention.gradients;
-            let one = T::Sum::of(1.0);
             let from = (with.grad_out, &attention.out);
-            write(&gradients.value, with.gradients[2], from, outs, probabilities, rows.width, one);
+            write(&gradients.value, with.gradients[2], from, outs, probabilities, rows.width);
             let from = (run.operands[0], &attention.query);
-            write(&gradients.key, with.gradients[1], from, queries, slopes, rows.depth, factor);
+            write(&gradients.key, with.gradients[1], from, queries, slopes, rows.depth);
         }
     }
 }

@@ -66,7 +66,7 @@ impl Rows {
 }
 
 /// Whether a row's offset tells its position.
-fn has_positions(key: &Access, at: usize) -> bool {
+pub(super) fn has_positions(key: &Access, at: usize) -> bool {
     match Source::of(key, at) {
         Source::Lookup(number) => key.lookups[number].stride != 0 && key.windows.is_empty(),
         Source::Window(number) => key.windows[number].stride != 0 && key.lookups.is_empty(),
@@ -85,6 +85,17 @@ pub(super) const LSE: usize = 5;
 
 /// A walk over queries, and over the outer loops of their keys.
 pub(super) type Queries<'a> = Walk<'a, 6>;
+
+/// A walk over some loops.
+fn over<'a>(
+    run: &'a AttentionRun<'a>,
+    bias: &'a Access,
+    [key, value]: [&'a Access; 2],
+    loops: Vec<(usize, usize)>,
+) -> Queries<'a> {
+    let Attention { query, out, lse, bounds, .. } = run.attention;
+    Walk::new([query, key, value, bias, out, lse], loops, run.tables, *bounds)
+}
 
 /// Rows of keys and values: one an entry, relative to nothing.
 #[derive(Default)]
@@ -109,6 +120,11 @@ impl Found {
 pub(super) struct Keys<'a> {
     run: &'a AttentionRun<'a>,
     rows: &'a Rows,
+    /// What the offsets are of.
+    accesses: [&'a Access; 2],
+    interior: Option<Interior>,
+    /// Over the outer loops of the keys of the query that was asked for last.
+    outer: Queries<'a>,
     key: RowOffsets<'a>,
     value: RowOffsets<'a>,
     /// From an offset of a key's row to that of its value, where both are multiples of one position.
@@ -118,9 +134,74 @@ pub(super) struct Keys<'a> {
     counters: Vec<usize>,
 }
 
+/// The keys of a query whose windows lie inside their axes altogether, from where the windows stand.
+struct Interior {
+    offsets: [Vec<isize>; 2],
+    /// How far each window reaches.
+    reaches: Vec<(i64, i64)>,
+}
+
+impl Interior {
+    /// Where windows on several axes alone say where the rows lie.
+    fn of(attention: &Attention, rows: &Rows, accesses: [&Access; 2]) -> Option<Interior> {
+        let windows = |access: &Access| access.lookups.is_empty() && !access.windows.is_empty();
+        let moves =
+            |access: &Access| access.windows.iter().map(|window| window.coefficients.clone()).collect::<Vec<_>>();
+        if rows.outer_keys.is_empty()
+            || attention.limit.is_some()
+            || !accesses.iter().all(|access| windows(access))
+            || moves(accesses[0]) != moves(accesses[1])
+        {
+            return None;
+        }
+        let loops: Vec<(usize, usize)> = rows.outer_keys.iter().copied().chain([(rows.at, rows.len)]).collect();
+        if loops.iter().any(|&(_, len)| len == 0) {
+            return None;
+        }
+        let offsets = accesses.map(|access| {
+            loops.iter().fold(vec![0], |offsets, &(at, len)| {
+                let windows = access.windows.iter().map(|window| window.coefficients[at] as isize * window.stride);
+                let by = access.strides[at] + windows.sum::<isize>();
+                offsets.iter().flat_map(|&from: &isize| (0..len).map(move |i| from + i as isize * by)).collect()
+            })
+        });
+        let reach = |coefficients: Vec<i64>| {
+            loops.iter().fold((0, 0), |(low, high), &(at, len)| {
+                let far = coefficients[at] * (len as i64 - 1);
+                (low + far.min(0), high + far.max(0))
+            })
+        };
+        Some(Interior { offsets, reaches: moves(accesses[0]).into_iter().map(reach).collect() })
+    }
+
+    /// Adds the keys of the query where `walk` stands; does nothing where some may be outside, and says so.
+    fn find(&self, accesses: [&Access; 2], walk: &Queries<'_>, found: &mut Found) -> bool {
+        let mut bases = [KEY, VALUE].map(|which| walk.plain_offset(which));
+        for (which, access) in accesses.into_iter().enumerate() {
+            for (at, (window, &(low, high))) in access.windows.iter().zip(&self.reaches).enumerate() {
+                let position = walk.window(KEY + which, at);
+                if position + low < 0 || position + high >= window.len as i64 {
+                    return false;
+                }
+                bases[which] += position as isize * window.stride;
+            }
+        }
+        let [keys, values] = &self.offsets;
+        found.keys.extend(keys.iter().map(|offset| offset + bases[0]));
+        found.values.extend(values.iter().map(|offset| offset + bases[1]));
+        found.index.extend(0..keys.len() as u32);
+        true
+    }
+}
+
 impl<'a> Keys<'a> {
-    pub fn new(run: &'a AttentionRun<'a>, rows: &'a Rows) -> Self {
-        let Attention { key, value, bounds, .. } = run.attention;
+    pub fn new(run: &'a AttentionRun<'a>, rows: &'a Rows, bias: &'a Access) -> Self {
+        Keys::of(run, rows, bias, [&run.attention.key, &run.attention.value])
+    }
+
+    /// The same for other rows of keys and values that stand at the same positions: those of their gradients.
+    pub fn of(run: &'a AttentionRun<'a>, rows: &'a Rows, bias: &'a Access, accesses: [&'a Access; 2]) -> Self {
+        let Attention { bounds, .. } = run.attention;
         let source = |access: &'a Access| RowOffsets::new(access, rows.at, run.tables, *bounds, run.isa);
         let strides = |access: &Access| match Source::of(access, rows.at) {
             Source::Lookup(number) => Some(access.lookups[number].stride),
@@ -128,9 +209,14 @@ impl<'a> Keys<'a> {
             Source::Strided(stride) => Some(stride),
             Source::Mixed => None,
         };
+        let [key, value] = accesses;
+        let outer = over(run, bias, accesses, rows.outer_keys.clone());
         Keys {
             run,
             rows,
+            accesses,
+            interior: Interior::of(run.attention, rows, accesses),
+            outer,
             key: source(key),
             value: source(value),
             same: strides(key).is_some() && strides(key) == strides(value),
@@ -142,10 +228,7 @@ impl<'a> Keys<'a> {
 
     /// A walk over queries, `bias` standing in for a bias that is not there.
     pub fn walk(&self, bias: &'a Access) -> Queries<'a> {
-        let attention = self.run.attention;
-        let accesses = [&attention.query, &attention.key, &attention.value, bias, &attention.out, &attention.lse];
-        let loops = self.queries.iter().chain(&self.rows.outer_keys).copied();
-        Walk::new(accesses, loops, self.run.tables, attention.bounds)
+        over(self.run, bias, self.accesses, self.queries.clone())
     }
 
     /// Number of queries.
@@ -177,7 +260,34 @@ impl<'a> Keys<'a> {
         (range, limit)
     }
 
-    /// Adds the keys of a run of the innermost loop to those found, where `walk` stands.
+    /// Adds all keys of the query where `walk` stands.
+    ///
+    /// # Errors
+    /// [`BadTable`].
+    ///
+    /// # Safety
+    /// As [`Keys::find`].
+    pub unsafe fn find_all(
+        &mut self,
+        walk: &Queries<'a>,
+        range: Range<usize>,
+        limit: i64,
+        found: &mut Found,
+    ) -> Result<(), BadTable> {
+        if let Some(interior) = &self.interior
+            && interior.find(self.accesses, walk, found)
+        {
+            return Ok(());
+        }
+        for turn in 0..self.rows.turns {
+            // SAFETY: by the caller.
+            unsafe { self.find(walk, turn, range.clone(), limit, found)? };
+        }
+        Ok(())
+    }
+
+    /// Adds the keys of a run of the innermost loop to those found, for the query where `walk` stands, in a turn of the
+    /// outer loops.
     ///
     /// # Errors
     /// [`BadTable`].
@@ -186,12 +296,23 @@ impl<'a> Keys<'a> {
     /// `bound`; the run is within the loop.
     pub unsafe fn find(
         &mut self,
-        walk: &Queries<'_>,
+        walk: &Queries<'a>,
         turn: usize,
         range: Range<usize>,
         limit: i64,
         found: &mut Found,
     ) -> Result<(), BadTable> {
+        let walk = if self.rows.turns == 1 {
+            walk
+        } else {
+            if turn == 0 {
+                self.outer.seek(0);
+                self.outer.follow(walk);
+            } else {
+                self.outer.seek(turn);
+            }
+            &self.outer
+        };
         // SAFETY: by the caller.
         let starts = unsafe { (self.key.start(walk, KEY)?, self.value.start(walk, VALUE)?) };
         let (Some(key), Some(value)) = starts else { return Ok(()) };
@@ -227,7 +348,7 @@ impl<'a> Keys<'a> {
 
     /// Drops keys above a position; their offsets still count from where the loop itself begins.
     fn keep_seen(&self, from: usize, limit: i64, found: &mut Found) {
-        let access = &self.run.attention.key;
+        let access = self.accesses[0];
         let stride = match self.key.source() {
             Source::Lookup(number) => access.lookups[number].stride,
             Source::Window(number) => access.windows[number].stride,

@@ -8,6 +8,7 @@ mod gradients;
 mod inverse;
 mod keys;
 pub mod nest;
+mod slopes;
 pub mod tiles;
 
 use einfall_plan::{Attention, AttentionKernelSpec, AttentionRole, Estimate, Machine, Pass};
