@@ -4,6 +4,8 @@
 //! list of offsets, so nothing is transposed or copied beforehand, and looked-up rows are packed like any others. The
 //! idea is TBLIS's: a tensor contraction differs from a matrix product in packing only.
 
+mod runs;
+
 use einfall_plan::{Access, Bounds, Contraction, Cost, Estimate, Machine, Role, Way};
 use einfall_tensor::{DType, with_element};
 
@@ -14,6 +16,7 @@ use crate::kernels::tile::TileElement;
 use crate::pack::{Matrix, MatrixMut, Offsets};
 use crate::scalar::Scalar;
 use crate::walk::{BadTable, Walk};
+use runs::Layout;
 
 /// Fewest rows and columns of a product that is worth packing.
 const LEAST_SIDE: f64 = 2.0;
@@ -71,11 +74,27 @@ fn workspace(contraction: &Contraction, machine: &Machine) -> usize {
     let side = |len: f64| len.min(f64::from(u32::MAX)) as usize;
     let (rows, columns, length) = (side(m), side(n), side(k));
     let isa = machine.isa.parse().unwrap_or(Isa::Portable);
+    let mut sums = 0;
     let scratch = with_element!(contraction.dtype, T => {
-        scratch_bytes::<T>(isa, &Blocking::new::<T>(isa, caches(machine)), rows, columns, length)
+        let blocking = Blocking::new::<T>(isa, caches(machine));
+        let ordered = layout::<T>(contraction, isa, &blocking);
+        ordered.map_or_else(
+            || scratch_bytes::<T>(isa, &blocking, rows, columns, length),
+            |layout| {
+                sums = layout.sum_bytes::<T>(length);
+                layout.scratch_bytes::<T>(isa, &blocking, length)
+            },
+        )
     });
     let lists = 8.0 * 2.0 * (m + n + k) + 3.0 * 4096.0;
-    ((machine.threads as f64 * (scratch as f64 + lists)) as usize).saturating_add(1 << 16)
+    ((machine.threads as f64 * (scratch as f64 + lists)) as usize).saturating_add(sums + (1 << 16))
+}
+
+/// The order of loops where there is a choice.
+fn layout<T: TileElement>(contraction: &Contraction, isa: Isa, blocking: &Blocking) -> Option<Layout> {
+    // Sums of several blocks are kept in the accumulator type, which a narrower output cannot hold.
+    let whole = T::IS_ACC || contraction.terms() <= (blocking.kc * T::in_place_of_one(isa)) as f64;
+    if whole { Layout::new::<T>(contraction, isa, blocking) } else { None }
 }
 
 /// Caches of one core; the last level is shared.
@@ -150,6 +169,10 @@ where
     let (m, n) = (size(Role::Left), size(Role::Right));
     let blocks = Blocks::new(m, n, batches, run.threads.count());
     let blocking = Blocking::new::<T>(run.isa, caches(run.machine));
+    if let Some(layout) = layout::<T>(contraction, run.isa, &blocking) {
+        // SAFETY: by the caller.
+        return unsafe { runs::run::<T, U>(run, &layout, &blocking) };
+    }
     let moving = lists_move(contraction);
     let total = batches * blocks.count();
     let piece = if blocks.count() > 1 { 1 } else { run.threads.piece(total, 8) };
@@ -200,17 +223,17 @@ impl Blocks {
     fn new(rows: usize, columns: usize, batches: usize, threads: usize) -> Blocks {
         let (mut row_block, mut column_block) = (rows.max(1), columns.max(1));
         if threads > 1 && batches < 4 * threads {
-            // Halve the longer side until every thread has a few blocks; never below what packing amortises.
+            // Every thread has a few blocks, cut so that little is packed again, and none below what packing amortises.
             let wanted = (4 * threads).div_ceil(batches.max(1));
-            while rows.div_ceil(row_block) * columns.div_ceil(column_block) < wanted {
-                if row_block >= column_block && row_block >= 128 {
-                    row_block = (row_block / 2).next_multiple_of(32);
-                } else if column_block >= 128 {
-                    column_block = (column_block / 2).next_multiple_of(32);
-                } else {
-                    break;
-                }
-            }
+            let most = |len: usize| (len / 64).max(1);
+            let cut = |len: usize, parts: usize| len.div_ceil(parts).next_multiple_of(32).min(len).max(1);
+            let ways = (1..=wanted.min(most(columns)))
+                .map(|across| (cut(rows, wanted.div_ceil(across).min(most(rows))), cut(columns, across)));
+            let count = |&(row_block, column_block): &(usize, usize)| {
+                let (down, across) = (rows.div_ceil(row_block), columns.div_ceil(column_block));
+                (wanted.saturating_sub(down * across), rows * across / 2 + columns * down)
+            };
+            (row_block, column_block) = ways.min_by_key(count).unwrap_or((row_block, column_block));
         }
         Blocks { rows, row_block, columns, column_block }
     }
