@@ -159,22 +159,20 @@ macro_rules! matrix {
                 let (right, cols) = self.cols.skip(j);
                 $name { ptr: self.ptr.wrapping_offset(down + right), rows, cols }
             }
+
+            /// The rows from `i` and the columns from `j` on, as far as these go within one run.
+            #[inline(always)]
+            #[must_use]
+            pub(crate) fn panel(self, i: usize, j: usize) -> Self {
+                let (down, rows) = self.rows.skip(i);
+                let (right, cols) = self.cols.panel(j);
+                $name { ptr: self.ptr.wrapping_offset(down + right), rows, cols }
+            }
         }
     };
 }
 matrix!(Matrix);
 matrix!(MatrixMut);
-
-impl<T> MatrixMut<'_, T> {
-    /// The rows from `i` and the columns from `j` on, as far as these go within one run.
-    #[inline(always)]
-    #[must_use]
-    pub(crate) fn panel(self, i: usize, j: usize) -> Self {
-        let (down, rows) = self.rows.skip(i);
-        let (right, cols) = self.cols.panel(j);
-        MatrixMut { ptr: self.ptr.wrapping_offset(down + right), rows, cols }
-    }
-}
 
 /// How a packed panel is read.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -200,8 +198,8 @@ impl Side {
     }
 }
 
-/// Packs `count` rows of `from` along its `k` columns into panels of `step` rows; where T is packed in pairs, the panels
-/// are half as long, rounded up.
+/// Packs `count` rows of `from` along its `k` columns into panels of `step` rows; in `pairs`, the panels are half as long,
+/// rounded up. Of rows in runs, `count` has whole ones.
 ///
 /// Panels of the left side are packed in ascending order of k by whole vectors, each of which overruns into the next.
 ///
@@ -216,13 +214,14 @@ pub(crate) unsafe fn pack<T: TileElement>(
     count: usize,
     k: usize,
     step: usize,
+    pairs: bool,
     to: *mut T::Acc,
 ) {
     // SAFETY: the caller's ranges; the instruction set is available.
     unsafe {
         match isa {
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 if T::pairs(isa) => pairs::pack_avx512(side, from, count, k, step, to),
+            Isa::Avx512 if pairs => pairs::pack_avx512(side, from, count, k, step, to),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => pack_avx512(side, from, count, k, step, to),
             #[cfg(target_arch = "x86_64")]
@@ -283,6 +282,7 @@ unsafe fn panels<T: TileElement, V: Vector<Elem = T::Acc>>(
         return unsafe { strided_panels::<T, V>(side, from, along, count, k, step, to) };
     };
     // Each run has panels of its own, the last of which may be narrower but takes the place of a whole one.
+    debug_assert!(count.is_multiple_of(len));
     let room = len.div_ceil(step) * step * k;
     let starts = &starts[..count / len];
     let mut first = 0;

@@ -155,6 +155,8 @@ pub unsafe fn gemm_runs<T, U>(
     U: TileElement<Acc = T::Acc>,
 {
     debug_assert!(U::IS_ACC || k <= blocking.kc * T::in_place_of_one(isa));
+    // A lone run is cut into blocks like the columns of any matrix.
+    let (b, c) = if c.cols.run_len().is_none_or(|run| run < n) { (b, c) } else { (b.panel(0, 0), c.panel(0, 0)) };
     // SAFETY: the caller's invariants.
     unsafe { product(isa, blocking, m, n, k, a, Right::Matrix(b), c, accum, scratch) }
 }
@@ -172,20 +174,21 @@ pub fn runs_scratch_bytes<T: TileElement>(
     Blocks::<T::Acc>::cut::<T>(isa, blocking, m, n, run, k, step).bytes()
 }
 
-/// The elements that [`pack_right`] writes for B of `k × n`.
+/// The elements that [`pack_right`] writes for B of `k × n`, where A has type `T`.
 pub fn packed_right_len<T: TileElement>(isa: Isa, n: usize, k: usize) -> usize {
     let kernel = T::kernel_for(isa);
     Side::Right.packed_len(n, step_of(kernel, n), kernel.lanes, k.div_ceil(T::in_place_of_one(isa)))
 }
 
-/// Packs B of `k × n` for [`gemm_prepacked`], so that many products share the work.
+/// Packs B of `k × n` for [`gemm_prepacked`] with an A of type `L`, which is T or its accumulator, so that many products
+/// share the work.
 ///
 /// # Panics
 /// If `to` is shorter than [`packed_right_len`].
 ///
 /// # Safety
 /// `isa` is available, and every element (p < k, j < n) of B may be read.
-pub unsafe fn pack_right<T: TileElement>(
+pub unsafe fn pack_right<T: TileElement, L: TileElement<Acc = T::Acc>>(
     isa: Isa,
     blocking: &Blocking,
     n: usize,
@@ -193,10 +196,10 @@ pub unsafe fn pack_right<T: TileElement>(
     b: Matrix<'_, T>,
     to: &mut [MaybeUninit<T::Acc>],
 ) {
-    assert!(to.len() >= packed_right_len::<T>(isa, n, k));
-    let kernel = T::kernel_for(isa);
+    assert!(to.len() >= packed_right_len::<L>(isa, n, k));
+    let kernel = L::kernel_for(isa);
     let step = step_of(kernel, n);
-    let per = T::in_place_of_one(isa);
+    let per = L::in_place_of_one(isa);
     let block = block_len(k.div_ceil(per), blocking.kc);
     let mut to = to.as_mut_ptr().cast::<T::Acc>();
     let mut p = 0;
@@ -204,7 +207,7 @@ pub unsafe fn pack_right<T: TileElement>(
         let len = (block * per).min(k - p);
         // SAFETY: the caller's range of B; the length of `to` was checked.
         unsafe {
-            pack(isa, Side::Right, b.from(p, 0).transposed(), n, len, step, to);
+            pack(isa, Side::Right, b.from(p, 0).transposed(), n, len, step, per > 1, to);
             to = to.add(Side::Right.packed_len(n, step, kernel.lanes, len.div_ceil(per)));
         }
         p += len;

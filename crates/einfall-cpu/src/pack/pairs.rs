@@ -23,6 +23,7 @@ pub(super) unsafe fn pack_avx512<T: TileElement>(
         let Offsets::Runs { starts, len, stride } = from.rows else {
             return panels::<T, <T::Acc as Accumulator>::Avx512>(side, from, count, k, step, to);
         };
+        debug_assert!(count.is_multiple_of(len));
         let room = len.div_ceil(step) * step * k.div_ceil(2);
         for (number, start) in starts[..count / len].iter().enumerate() {
             let ptr = from.ptr.wrapping_offset(*start);

@@ -82,7 +82,11 @@ impl<E: Accumulator> Blocks<E> {
         let tallest = kernel.max_height(step / kernel.lanes);
         let panels = m.div_ceil(tallest).max(1);
         let height = m.div_ceil(panels).max(1);
-        let nb = if run < n { (blocking.nc / run).max(1) * run } else { (blocking.nc / step * step).max(step) }.min(n);
+        let nb = match blocking.nc {
+            nc if n <= nc => n,
+            nc if run < n => ((nc / run).max(1) * run).min(n),
+            nc => (nc / step * step).max(step).min(n),
+        };
         let per = T::in_place_of_one(isa);
         let kb = block_len(k.div_ceil(per), blocking.kc);
         // If A is packed for several blocks of columns, many rows at a time, since a block is packed but once if it
@@ -114,7 +118,7 @@ impl<E: Accumulator> Blocks<E> {
             Right::Packed { .. } => false,
             Right::Matrix(_) => {
                 let whole = self.kernel.masks || self.run.is_multiple_of(self.kernel.lanes);
-                !whole || right_in_place(b, self.run).is_none() || self.m > self.height * PANELS_IN_PLACE
+                !whole || right_in_place(b, self.n).is_none() || self.m > self.height * PANELS_IN_PLACE
             }
         };
         self
@@ -215,7 +219,7 @@ impl<E: Accumulator> Blocks<E> {
             return LeftBlock { start, panel: row * self.height as isize, row, col: Some(col) };
         }
         // SAFETY: the caller's ranges; `left_bytes` are there for it.
-        unsafe { pack(self.isa, Side::Left, a, rows, self.elements(p, len), self.height, memory) }
+        unsafe { pack(self.isa, Side::Left, a, rows, self.elements(p, len), self.height, self.per > 1, memory) }
         LeftBlock {
             start: memory,
             panel: (Side::Left.stride(self.height, self.kernel.lanes) * len) as isize,
@@ -244,13 +248,14 @@ impl<E: Accumulator> Blocks<E> {
             Right::Matrix(b) => {
                 let part = b.from(p * self.per, j);
                 if !self.pack_right
-                    && let Some((start, row)) = right_in_place(&Right::Matrix(part), self.run)
+                    && let Some((start, row)) = right_in_place(&Right::Matrix(part), self.n)
                 {
                     return RightBlock { start, panel: self.step as isize, row: Some(row) };
                 }
                 // SAFETY: the caller's ranges; a block of `nb` columns fits.
                 unsafe {
-                    pack(self.isa, Side::Right, part.transposed(), cols, self.elements(p, len), self.step, memory)
+                    let part = part.transposed();
+                    pack(self.isa, Side::Right, part, cols, self.elements(p, len), self.step, self.per > 1, memory)
                 }
                 RightBlock { start: memory, panel, row: None }
             }
