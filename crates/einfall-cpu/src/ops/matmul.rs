@@ -180,24 +180,40 @@ where
         total,
         piece,
         run.serial_seconds,
-        || (Scratch::new(), None::<(usize, Lists)>),
+        || (Scratch::new(), None::<Lists>),
         |(scratch, lists), range| {
             let accesses = [&contraction.left, right, &contraction.out];
             let mut walk = Walk::new(accesses, batch.iter().copied(), run.tables, contraction.bounds);
             let mut at = range.start / blocks.count();
             walk.seek(at);
+            let mut made = None::<(usize, Part<'_>)>;
+            let mut moved = None::<(usize, Lists)>;
+            if !moving && lists.is_none() {
+                // SAFETY: `bound`: the walk stands within the batch loops.
+                *lists = Some(unsafe { make_lists(run, &walk)? });
+            }
             for flat in range {
                 if flat / blocks.count() != at {
                     at = flat / blocks.count();
                     walk.step();
                 }
+                let number = flat % blocks.count();
                 // SAFETY: `bound`: the walk stands within the batch loops; each block of the output is one piece's own.
                 unsafe {
-                    if lists.as_ref().is_none_or(|(made_for, _)| moving && *made_for != at) {
-                        *lists = Some((at, make_lists(run, &walk)?));
+                    if moving {
+                        if moved.as_ref().is_none_or(|(of, _)| *of != at) {
+                            moved = Some((at, make_lists(run, &walk)?));
+                        }
+                        let (_, lists) = moved.as_ref().expect("made just above");
+                        multiply::<T, U>(run, &walk, &Part::new(lists, &blocks, number), &blocking, scratch)?;
+                        continue;
                     }
-                    let (_, lists) = lists.as_ref().expect("made just above");
-                    multiply::<T, U>(run, &walk, lists, &blocks, flat % blocks.count(), &blocking, scratch)?;
+                    let lists = lists.as_ref().expect("made above");
+                    let (_, part) = match made.take() {
+                        Some((of, part)) if of == number => made.insert((of, part)),
+                        _ => made.insert((number, Part::new(lists, &blocks, number))),
+                    };
+                    multiply::<T, U>(run, &walk, part, &blocking, scratch)?;
                 }
             }
             Ok(())
@@ -379,6 +395,9 @@ unsafe fn batch_offset(
     access: &Access,
     which: usize,
 ) -> Result<Option<isize>, BadTable> {
+    if access.is_plain() {
+        return Ok(Some(walk.plain_offset(which)));
+    }
     let moving: Vec<usize> =
         (0..run.contraction.loops.len()).filter(|&at| run.contraction.loops[at].role != Role::Batch).collect();
     let mut offset = walk.plain_offset(which);
@@ -420,6 +439,43 @@ pub(super) fn offsets(list: &[isize]) -> (isize, Offsets<'_>) {
     }
 }
 
+/// One block of a product: its lists, as strides where they are. Finding that out takes longer than a small product.
+struct Part<'a> {
+    lists: &'a Lists,
+    /// Whether this block writes the zeros of whole rows, and of whole columns.
+    zeros: bool,
+    rows: usize,
+    columns: usize,
+    /// First row, column and contracted positions in the inputs and the output, and where the others are.
+    left: (isize, Offsets<'a>),
+    right: (isize, Offsets<'a>),
+    left_length: (isize, Offsets<'a>),
+    right_length: (isize, Offsets<'a>),
+    out_rows: (isize, Offsets<'a>),
+    out_columns: (isize, Offsets<'a>),
+}
+
+impl<'a> Part<'a> {
+    fn new(lists: &'a Lists, blocks: &Blocks, number: usize) -> Self {
+        let (rows, columns) = blocks.ranges(number);
+        let zeros = rows.start == 0 && columns.start == 0;
+        let clip = |range: std::ops::Range<usize>, len: usize| range.start.min(len)..range.end.min(len);
+        let (rows, columns) = (clip(rows, lists.left.input.len()), clip(columns, lists.right.input.len()));
+        Part {
+            lists,
+            zeros,
+            rows: rows.len(),
+            columns: columns.len(),
+            left: offsets(&lists.left.input[rows.clone()]),
+            right: offsets(&lists.right.input[columns.clone()]),
+            left_length: offsets(&lists.left_length),
+            right_length: offsets(&lists.right_length),
+            out_rows: offsets(&lists.left.output[rows]),
+            out_columns: offsets(&lists.right.output[columns]),
+        }
+    }
+}
+
 /// One block of one product.
 ///
 /// # Safety
@@ -427,9 +483,7 @@ pub(super) fn offsets(list: &[isize]) -> (isize, Offsets<'_>) {
 unsafe fn multiply<T, U>(
     run: &Run<'_>,
     walk: &Walk<'_, 3>,
-    lists: &Lists,
-    blocks: &Blocks,
-    number: usize,
+    part: &Part<'_>,
     blocking: &Blocking,
     scratch: &mut Scratch,
 ) -> Result<(), BadTable>
@@ -438,18 +492,18 @@ where
     U: Scalar<Acc = <T as Scalar>::Acc> + TileElement<Acc = <T as TileElement>::Acc>,
 {
     let contraction = run.contraction;
+    let lists = part.lists;
     let right = contraction.right.as_ref().expect("two inputs");
     let out = run.out.cast::<U>().wrapping_offset(walk.plain_offset(2));
-    let (rows, columns) = blocks.ranges(number);
-    // Rows without a term are zero; the first row of blocks writes those of the columns and the other way round.
-    // SAFETY: by the caller.
-    unsafe {
-        zero_missing(out, &lists.left.missing, &lists.right, rows.start == 0, columns.start == 0);
-        zero_missing(out, &lists.right.missing, &lists.left, columns.start == 0, rows.start == 0);
+    // Rows without a term are zero; the first block writes those of all others.
+    if part.zeros {
+        // SAFETY: by the caller.
+        unsafe {
+            zero_missing(out, &lists.left.missing, &lists.right);
+            zero_missing(out, &lists.right.missing, &lists.left);
+        }
     }
-    let clip = |range: std::ops::Range<usize>, len: usize| range.start.min(len)..range.end.min(len);
-    let (rows, columns) = (clip(rows, lists.left.input.len()), clip(columns, lists.right.input.len()));
-    if rows.is_empty() || columns.is_empty() {
+    if part.rows == 0 || part.columns == 0 {
         return Ok(());
     }
     // SAFETY: by the caller.
@@ -459,20 +513,14 @@ where
         (Some(left), Some(right)) => (left, right, lists.left_length.len()),
         _ => (0, 0, 0),
     };
-    let (row_first, row_offsets) = offsets(&lists.left.input[rows.clone()]);
-    let (column_first, column_offsets) = offsets(&lists.right.input[columns.clone()]);
-    let (left_first, left_length) = offsets(&lists.left_length);
-    let (right_first, right_length) = offsets(&lists.right_length);
-    let (out_row_first, out_rows) = offsets(&lists.left.output[rows.clone()]);
-    let (out_column_first, out_columns) = offsets(&lists.right.output[columns.clone()]);
-    let left_data = run.left.cast::<T>().wrapping_offset(left_base + row_first + left_first);
-    let right_data = run.right.cast::<T>().wrapping_offset(right_base + column_first + right_first);
-    let a = Matrix { ptr: left_data, rows: row_offsets, cols: left_length };
-    let b = Matrix { ptr: right_data, rows: right_length, cols: column_offsets };
-    let to = out.wrapping_offset(out_row_first + out_column_first);
-    let c = MatrixMut { ptr: to, rows: out_rows, cols: out_columns };
+    let ptr = run.left.cast::<T>().wrapping_offset(left_base + part.left.0 + part.left_length.0);
+    let a = Matrix { ptr, rows: part.left.1, cols: part.left_length.1 };
+    let ptr = run.right.cast::<T>().wrapping_offset(right_base + part.right_length.0 + part.right.0);
+    let b = Matrix { ptr, rows: part.right_length.1, cols: part.right.1 };
+    let to = out.wrapping_offset(part.out_rows.0 + part.out_columns.0);
+    let c = MatrixMut { ptr: to, rows: part.out_rows.1, cols: part.out_columns.1 };
     // SAFETY: `bound`: every offset in the lists came from a walk within the loops; this block is this piece's own.
-    unsafe { gemm(run.isa, blocking, rows.len(), columns.len(), k, a, b, c, Accum::Replace, scratch) };
+    unsafe { gemm(run.isa, blocking, part.rows, part.columns, k, a, b, c, Accum::Replace, scratch) };
     Ok(())
 }
 
@@ -480,10 +528,7 @@ where
 ///
 /// # Safety
 /// The offsets are elements of the output that belong to this piece.
-unsafe fn zero_missing<U: Scalar>(out: *mut U, missing: &[isize], across: &SideOffsets, mine: bool, first: bool) {
-    if missing.is_empty() || !mine || !first {
-        return;
-    }
+unsafe fn zero_missing<U: Scalar>(out: *mut U, missing: &[isize], across: &SideOffsets) {
     for &row in missing {
         for &column in across.output.iter().chain(&across.missing) {
             // SAFETY: by the caller.

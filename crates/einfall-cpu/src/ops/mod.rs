@@ -110,10 +110,11 @@ fn started(machine: &Machine, seconds: f64) -> f64 {
 /// however little there is to compute.
 const PREPARE_SECONDS: f64 = 0.4e-6;
 
-/// Whether the output is better written past the caches: a good part of it would not be found there anyway.
+/// Whether the output is better written past the caches: it would not be found there anyway. Half of the last cache is
+/// left to what is read.
 fn is_past_caches(run: &Run<'_>, out_bytes: usize) -> bool {
     let bytes = run.contraction.distinct_elements(&run.contraction.out) * out_bytes as f64;
-    bytes > run.machine.l3_bytes as f64 / 3.0
+    bytes > run.machine.l3_bytes as f64 / 2.0
 }
 
 /// Predicted time of visiting `count` contiguous rows, `lists` runs of them.
