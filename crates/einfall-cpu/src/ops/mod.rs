@@ -97,6 +97,11 @@ fn stream_seconds(bytes: f64, machine: &Machine) -> f64 {
     bytes / machine.bytes_per_second_within(bytes * 1.6)
 }
 
+/// Predicted time of writing a result that the second-level caches do not hold; smaller ones are written meanwhile.
+fn write_seconds(bytes: f64, machine: &Machine) -> f64 {
+    if bytes > machine.l2_bytes as f64 { bytes / machine.write_bytes_per_second } else { 0.0 }
+}
+
 /// Measured: what it takes until all threads work, and until the last of them is done, beside joining them.
 const START_SECONDS: f64 = 10e-6;
 

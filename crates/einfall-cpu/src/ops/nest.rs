@@ -57,7 +57,9 @@ pub fn estimate(contraction: &Contraction, machine: &Machine) -> Result<Estimate
     let serial = turns * per_turn + iterations * per_term;
     let threads = if scattered && shape.owner.is_none() { 1.0 } else { machine.threads as f64 };
     let bytes = contraction.distinct_bytes();
-    let seconds = (serial / threads).max(super::stream_seconds(bytes, machine));
+    let out_bytes = contraction.distinct_elements(&contraction.out) * contraction.out_dtype.bytes() as f64;
+    let streamed = super::stream_seconds(bytes - out_bytes, machine) + super::write_seconds(out_bytes, machine);
+    let seconds = (serial / threads).max(streamed);
     let seconds = if threads > 1.0 { super::started(machine, seconds) } else { seconds } + super::PREPARE_SECONDS;
     let elementwise = contraction.loops_of(Role::Contracted).next().is_none() && !scattered;
     let way = if elementwise { Way::Elementwise } else { Way::Nest };
