@@ -71,6 +71,32 @@ fn slicing_to_a_memory_limit_matches_the_oracle() {
     assert!(sliced as u64 > case_count() / 200, "only {sliced} cases were sliced");
 }
 
+/// Columns of one run that a block does not hold as whole panels, blocks that end within a panel, depths of several
+/// blocks: caches of a few KiB bring them about with problems that are quickly checked.
+#[test]
+fn products_in_many_blocks_match_the_oracle() {
+    let caches = [(4 << 10, 8 << 10, 1 << 20), (32 << 10, 192 << 10, 4 << 20)];
+    let devices: Vec<CpuDevice> = Isa::available()
+        .into_iter()
+        .flat_map(|isa| {
+            caches.map(|(l1_bytes, l2_bytes, l3_bytes)| {
+                let device = CpuDevice::with_isa(2, isa).unwrap();
+                let machine = Machine { l1_bytes, l2_bytes, l3_bytes, ..device.machine().clone() };
+                device.with_machine(machine)
+            })
+        })
+        .collect();
+    // These had columns of one run, a block of which was packed as if it held no run.
+    let known = [44, 246, 457, 564, 1040, 1340, 1442, 1497, 2081, 2239, 3407];
+    let seeds = known.into_iter().chain(5000..5100);
+    report(seeds.flat_map(|seed| {
+        let case = random_case(7_000_000 + seed);
+        let check = |device: &CpuDevice| check_call(&case, call(&case, device).kernel("gemm")).err();
+        let failures: Vec<String> = devices.iter().filter_map(check).collect();
+        failures.into_iter().map(move |why| format!("seed {seed}: {why}"))
+    }));
+}
+
 /// With caches of a few bytes everything is large: blocks of several steps, results past the caches, fetches ahead.
 #[test]
 fn problems_larger_than_all_caches_match_the_oracle() {

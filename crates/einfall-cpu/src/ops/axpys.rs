@@ -26,6 +26,9 @@ const LISTS: usize = 64;
 /// Elements of a row that one task sums at most, so that few long rows still keep all threads busy.
 const COLUMNS: usize = 512;
 
+/// Rows that are added to whole sums at a time, where each is read once and all sums stay in a near cache.
+const TOGETHER: usize = 8;
+
 /// Bytes of rows that a part has at least, where sums are cut into parts.
 const PART_BYTES: usize = 1 << 18;
 /// Parts at most, and rows of a part at least.
@@ -111,7 +114,7 @@ pub unsafe fn run(run: &Run<'_>) -> Result<(), BadTable> {
         unsafe {
             match parts_of(run.contraction, pattern) {
                 Some(parts) => in_parts::<T, U>(run, pattern, parts),
-                None => typed::<T, U>(run, pattern),
+                None => typed::<T, U>(run, pattern, STRIPS),
             }
         }
     })
@@ -140,6 +143,12 @@ where
         sums *= contraction.loops[at].len;
     }
     let mut partial: Vec<<T as Scalar>::Acc> = Vec::with_capacity(parts * sums);
+    // In strips, each row would be a piece of a page; whole rows that follow each other come as one stream.
+    let whole = pattern.rows.of(contraction).is_some_and(|rows| rows.strides[pattern.row_loop] > COLUMNS as isize);
+    let cut = match whole {
+        true => Cut { columns: contraction.loops[pattern.inner].len, rows: TOGETHER },
+        false => STRIPS,
+    };
     let slots = Shared(partial.as_mut_ptr());
     run.threads.for_pieces(parts, 1, run.serial_seconds, |range| {
         for part in range {
@@ -150,7 +159,7 @@ where
             let out = slots.get().wrapping_add(part * sums).cast();
             let run = Run { contraction: &contraction, out, ..*run };
             // SAFETY: by the caller: the part is a range of the loop; each part writes all of its own sums.
-            unsafe { typed::<T, <T as Scalar>::Acc>(&run, pattern)? };
+            unsafe { typed::<T, <T as Scalar>::Acc>(&run, pattern, cut)? };
         }
         Ok(())
     })?;
@@ -174,9 +183,21 @@ where
     Ok(())
 }
 
+/// How the rows of a list are taken: it does not change a bit.
+#[derive(Clone, Copy)]
+struct Cut {
+    /// Elements of a row that one task sums at most, so that few long rows still keep all threads busy.
+    columns: usize,
+    /// Rows of all lists whose offsets are kept at once.
+    rows: usize,
+}
+
+/// Rows that are visited again and again: strips of them stay in the nearest cache.
+const STRIPS: Cut = Cut { columns: COLUMNS, rows: BLOCK };
+
 /// # Safety
 /// As [`run`], with `T` and `U` the element types of inputs and output.
-unsafe fn typed<T, U>(run: &Run<'_>, pattern: RowAxpys) -> Result<(), BadTable>
+unsafe fn typed<T, U>(run: &Run<'_>, pattern: RowAxpys, cut: Cut) -> Result<(), BadTable>
 where
     T: Scalar + RowElement<Acc = <T as Scalar>::Acc>,
     U: Scalar<Acc = <T as Scalar>::Acc>,
@@ -190,11 +211,11 @@ where
     let turns: SmallVec<[(usize, usize); 8]> = other_contracted(contraction, pattern).map(loops).collect();
     let sums: usize = outer.iter().map(|(_, len)| len).product();
     let d = contraction.loops[pattern.inner].len;
-    let strips = d.div_ceil(COLUMNS);
+    let strips = d.div_ceil(cut.columns);
     let total = sums * strips;
     run.threads.for_pieces(total, run.threads.piece(total, 8), run.serial_seconds, |range| {
         // SAFETY: by the caller; pieces write distinct strips of outputs.
-        unsafe { strips_of::<T, U>(run, pattern, &outer, &turns, strips, range) }
+        unsafe { strips_of::<T, U>(run, pattern, cut, &outer, &turns, strips, range) }
     })
 }
 
@@ -203,6 +224,7 @@ where
 unsafe fn strips_of<T, U>(
     run: &Run<'_>,
     pattern: RowAxpys,
+    cut: Cut,
     outer: &[(usize, usize)],
     turns: &[(usize, usize)],
     strips: usize,
@@ -230,14 +252,14 @@ where
     let source = |access| RowOffsets::new(access, row_loop, run.tables, contraction.bounds, run.isa);
     let source = Heads::new(source(rows), weights.map(source), &contraction.out, walk.fastest());
     let (len, d) = (contraction.loops[row_loop].len, contraction.loops[pattern.inner].len);
-    let width = COLUMNS.min(d);
+    let width = cut.columns.min(d);
     let out_stride = contraction.out.strides[pattern.inner];
     let out = run.out.cast::<U>();
     let direct = out_stride == 1 && U::DTYPE == <T as Scalar>::Acc::DTYPE && out.is_aligned();
 
     // Sums are added up side by side, a block of each one's rows at a time.
     let together = if turn.is_none() { (BLOCK / len.clamp(1, ROWS)).min(LISTS) } else { 1 };
-    let block = BLOCK / together;
+    let block = (BLOCK / together).min(cut.rows);
     // As long as needed: to clear whole blocks takes longer than a small product.
     let most = together.min(range.len());
     let needed = most * block.min(len);
@@ -253,8 +275,8 @@ where
     let mut flat = range.start;
     while flat < range.end {
         let size = together.min(range.end - flat);
-        let column = flat % strips * COLUMNS;
-        let columns = COLUMNS.min(d - column);
+        let column = flat % strips * cut.columns;
+        let columns = cut.columns.min(d - column);
         let target = |to: isize| out.wrapping_offset(to + column as isize * out_stride);
         targets.clear();
         if let Some(turn) = &mut turn {

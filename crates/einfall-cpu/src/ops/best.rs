@@ -249,7 +249,7 @@ unsafe fn some<T, I>(
             let from = base.offset(first as isize * by_key[2]);
             let matrix = Matrix { ptr: from, rows: Offsets::Strided(by_key[3]), cols: Offsets::Strided(by_key[2]) };
             let room = std::slice::from_raw_parts_mut(state.packed.as_mut_ptr().cast(), len);
-            pack_right::<T>(call.isa, blocking, block, depth, matrix, room);
+            pack_right::<T, T>(call.isa, blocking, block, depth, matrix, room);
         }
         for (tile, offsets) in offsets.chunks(TILE).enumerate() {
             let a = Matrix { ptr: query, rows: Offsets::Scattered(offsets), cols: Offsets::Strided(by_query[3]) };

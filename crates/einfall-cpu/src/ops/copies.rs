@@ -34,6 +34,9 @@ pub fn estimate(contraction: &Contraction, machine: &Machine) -> Result<Estimate
     if ![Some(rows), others].into_iter().flatten().all(|access| Source::is_handled(access, pattern.row_loop)) {
         return Err("too many lookups move together".into());
     }
+    if rows.is_plain() && contraction.right.is_some() {
+        return Err("nothing is looked up: the elementwise loops read rows as they lie".into());
+    }
     let d = contraction.loops[pattern.inner].len as f64;
     let count = contraction.flops() / 2.0 / d;
     let row_bytes = d * contraction.dtype.bytes() as f64;

@@ -274,7 +274,7 @@ where
             let base = self.row_data.offset(walk.plain_offset(0));
             let matrix = Matrix { ptr: base, rows: Offsets::Strided(1), cols: Offsets::Strided(lookup.stride) };
             let room = std::slice::from_raw_parts_mut(packed.cast(), packed_right_len::<T>(run.isa, n, d));
-            pack_right::<T>(run.isa, &self.blocking, n, d, matrix, room);
+            pack_right::<T, T>(run.isa, &self.blocking, n, d, matrix, room);
             let height = tile_rows(run.machine, n, size_of::<<T as Scalar>::Acc>());
             let scores = reserve(&mut state.scores, height * n);
             let step = vectors.strides[self.tile.tile_loop];

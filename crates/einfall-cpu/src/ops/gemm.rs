@@ -33,7 +33,7 @@ mod scratch;
 use std::mem::MaybeUninit;
 
 use crate::isa::Isa;
-use crate::kernels::tile::{Accumulator, Tile, TileElement, TileKernel, store};
+use crate::kernels::tile::{Tile, TileElement, TileKernel, store};
 use crate::pack::{Matrix, MatrixMut, Offsets, Side, pack};
 
 use blocks::Blocks;
@@ -80,7 +80,7 @@ pub struct Blocking {
 impl Blocking {
     /// The block lengths for an element type on a machine.
     pub fn new<T: TileElement>(isa: Isa, caches: Caches) -> Self {
-        let kernel = T::Acc::kernel(isa);
+        let kernel = T::kernel_for(isa);
         let bytes = size_of::<T::Acc>();
         let columns = kernel.max_width() * kernel.lanes;
         // A panel of A takes about a sixth of the first-level cache, a block of B half of the second, and a block of A
@@ -134,20 +134,61 @@ pub unsafe fn gemm<T, U>(
     }
 }
 
-/// The elements that [`pack_right`] writes for B of `k × n`.
-pub fn packed_right_len<T: TileElement>(isa: Isa, n: usize, k: usize) -> usize {
-    let kernel = T::Acc::kernel(isa);
-    Side::Right.packed_len(n, step_of(kernel, n), kernel.lanes, k)
+/// Like [`gemm`], where the columns of B and C are runs of equal length, and C is contiguous along each; blocks of
+/// columns are whole runs.
+///
+/// # Safety
+/// As for [`gemm`]. U is the accumulator, or k at most `blocking.kc` places.
+pub unsafe fn gemm_runs<T, U>(
+    isa: Isa,
+    blocking: &Blocking,
+    m: usize,
+    n: usize,
+    k: usize,
+    a: Matrix<'_, T>,
+    b: Matrix<'_, T>,
+    c: MatrixMut<'_, U>,
+    accum: Accum,
+    scratch: &mut Scratch,
+) where
+    T: TileElement,
+    U: TileElement<Acc = T::Acc>,
+{
+    debug_assert!(U::IS_ACC || k <= blocking.kc * T::in_place_of_one(isa));
+    // A lone run is cut into blocks like the columns of any matrix.
+    let (b, c) = if c.cols.run_len().is_none_or(|run| run < n) { (b, c) } else { (b.panel(0, 0), c.panel(0, 0)) };
+    // SAFETY: the caller's invariants.
+    unsafe { product(isa, blocking, m, n, k, a, Right::Matrix(b), c, accum, scratch) }
 }
 
-/// Packs B of `k × n` for [`gemm_prepacked`], so that many products share the work.
+/// The most bytes that [`gemm_runs`] takes from its scratch for so many rows and columns, or fewer.
+pub fn runs_scratch_bytes<T: TileElement>(
+    isa: Isa,
+    blocking: &Blocking,
+    m: usize,
+    n: usize,
+    run: usize,
+    k: usize,
+) -> usize {
+    let step = step_of(T::kernel_for(isa), run);
+    Blocks::<T::Acc>::cut::<T>(isa, blocking, m, n, run, k, step).bytes()
+}
+
+/// The elements that [`pack_right`] writes for B of `k × n`, where A has type `T`.
+pub fn packed_right_len<T: TileElement>(isa: Isa, n: usize, k: usize) -> usize {
+    let kernel = T::kernel_for(isa);
+    Side::Right.packed_len(n, step_of(kernel, n), kernel.lanes, k.div_ceil(T::in_place_of_one(isa)))
+}
+
+/// Packs B of `k × n` for [`gemm_prepacked`] with an A of type `L`, which is T or its accumulator, so that many products
+/// share the work.
 ///
 /// # Panics
 /// If `to` is shorter than [`packed_right_len`].
 ///
 /// # Safety
 /// `isa` is available, and every element (p < k, j < n) of B may be read.
-pub unsafe fn pack_right<T: TileElement>(
+pub unsafe fn pack_right<T: TileElement, L: TileElement<Acc = T::Acc>>(
     isa: Isa,
     blocking: &Blocking,
     n: usize,
@@ -155,18 +196,19 @@ pub unsafe fn pack_right<T: TileElement>(
     b: Matrix<'_, T>,
     to: &mut [MaybeUninit<T::Acc>],
 ) {
-    assert!(to.len() >= packed_right_len::<T>(isa, n, k));
-    let kernel = T::Acc::kernel(isa);
+    assert!(to.len() >= packed_right_len::<L>(isa, n, k));
+    let kernel = L::kernel_for(isa);
     let step = step_of(kernel, n);
-    let block = block_len(k, blocking.kc);
+    let per = L::in_place_of_one(isa);
+    let block = block_len(k.div_ceil(per), blocking.kc);
     let mut to = to.as_mut_ptr().cast::<T::Acc>();
     let mut p = 0;
     while p < k {
-        let len = block.min(k - p);
+        let len = (block * per).min(k - p);
         // SAFETY: the caller's range of B; the length of `to` was checked.
         unsafe {
-            pack(isa, Side::Right, b.from(p, 0).transposed(), n, len, step, to);
-            to = to.add(Side::Right.packed_len(n, step, kernel.lanes, len));
+            pack(isa, Side::Right, b.from(p, 0).transposed(), n, len, step, per > 1, to);
+            to = to.add(Side::Right.packed_len(n, step, kernel.lanes, len.div_ceil(per)));
         }
         p += len;
     }
@@ -193,7 +235,7 @@ pub unsafe fn gemm_prepacked<T, U>(
     T: TileElement,
     U: TileElement<Acc = T::Acc>,
 {
-    let kernel = T::Acc::kernel(isa);
+    let kernel = T::kernel_for(isa);
     let columns = Side::Right.packed_len(n, step_of(kernel, n), kernel.lanes, 1);
     let b = Right::Packed { start: b, columns, first: 0 };
     // SAFETY: the caller's invariants.
@@ -267,14 +309,15 @@ unsafe fn product<T, U>(
     if m == 0 || n == 0 || (k == 0 && add) {
         return;
     }
-    let kernel = T::Acc::kernel(isa);
     // SAFETY: the caller's invariants.
     unsafe {
         if small(isa, blocking, m, n, k, &a, &b, &c, accum).is_some() {
             return;
         }
-        if U::IS_ACC || k <= blocking.kc {
-            let blocks = Blocks::cut(isa, blocking, m, n, k, step_of(kernel, n)).reading(&a, &b);
+        if U::IS_ACC || k <= blocking.kc * T::in_place_of_one(isa) {
+            let run = c.cols.run_len().unwrap_or(n);
+            let step = step_of(T::kernel_for(isa), run);
+            let blocks = Blocks::cut::<T>(isa, blocking, m, n, run, k, step).reading(&a, &b);
             let memory = scratch.reserve(blocks.bytes());
             blocks.run(a, b, c, add, memory);
         } else {
@@ -310,10 +353,10 @@ where
     if m > SMALL || n > SMALL || k > blocking.kc || m == 0 || n == 0 || k == 0 {
         return None;
     }
-    let kernel = T::Acc::kernel(isa);
+    let kernel = T::kernel_for(isa);
     let (a, a_row, a_col) = left_in_place(a)?;
     let (b, b_row) = right_in_place(b, n)?;
-    let (c, c_row) = storable(c, n)?;
+    let (c, c_row) = storable(c, m, n)?;
     let lanes = kernel.lanes;
     if kernel.direct.is_empty() || !(kernel.masks || n.is_multiple_of(lanes)) {
         return None;
@@ -376,10 +419,12 @@ fn right_in_place<T: TileElement>(b: &Right<'_, T>, n: usize) -> Option<(*const 
 
 /// C and its row stride, if the micro-kernel can store to it.
 #[inline(always)]
-fn storable<U: TileElement>(c: &MatrixMut<'_, U>, n: usize) -> Option<(*mut U::Acc, isize)> {
+fn storable<U: TileElement>(c: &MatrixMut<'_, U>, m: usize, n: usize) -> Option<(*mut U::Acc, isize)> {
     if U::IS_ACC && (n == 1 || c.cols.stride() == Some(1)) {
-        let start = c.ptr.wrapping_offset(c.cols.get(0));
-        return Some((start.cast(), c.rows.stride()?));
+        let stride = c.rows.stride_of(m)?;
+        let first = if let Offsets::Strided(_) = c.rows { 0 } else { c.rows.get(0) };
+        let start = c.ptr.wrapping_offset(first + c.cols.get(0));
+        return Some((start.cast(), stride));
     }
     None
 }
@@ -403,9 +448,9 @@ unsafe fn accumulated<T, U>(
     T: TileElement,
     U: TileElement<Acc = T::Acc>,
 {
-    let step = step_of(T::Acc::kernel(isa), n);
+    let step = step_of(T::kernel_for(isa), n);
     let (mc, nc, sum_bytes) = sums::<T::Acc>(blocking, m, n, step);
-    let memory = scratch.reserve(sum_bytes + Blocks::<T::Acc>::cut(isa, blocking, mc, nc, k, step).bytes());
+    let memory = scratch.reserve(sum_bytes + Blocks::<T::Acc>::cut::<T>(isa, blocking, mc, nc, nc, k, step).bytes());
     for i in (0..m).step_by(mc) {
         let rows = mc.min(m - i);
         for j in (0..n).step_by(nc) {
@@ -416,7 +461,7 @@ unsafe fn accumulated<T, U>(
                 rows: Offsets::Strided(nc as isize),
                 cols: Offsets::Strided(1),
             };
-            let blocks = Blocks::cut(isa, blocking, rows, cols, k, step).reading(&a, &b);
+            let blocks = Blocks::cut::<T>(isa, blocking, rows, cols, cols, k, step).reading(&a, &b);
             // SAFETY: the caller's invariants for this part of C; the sums lie before the blocks in the scratch, and
             // `Blocks::bytes` does not grow when rows or columns are fewer, or when less is packed.
             unsafe {
@@ -439,13 +484,13 @@ fn sums<E>(blocking: &Blocking, m: usize, n: usize, step: usize) -> (usize, usiz
 
 /// The most bytes that [`gemm`] or [`gemm_prepacked`] takes from its scratch for these sizes, whatever the layouts.
 pub fn scratch_bytes<T: TileElement>(isa: Isa, blocking: &Blocking, m: usize, n: usize, k: usize) -> usize {
-    let kernel = T::Acc::kernel(isa);
+    let kernel = T::kernel_for(isa);
     let most = |m: usize, n: usize| {
         let step = step_of(kernel, n);
-        let whole = Blocks::<T::Acc>::cut(isa, blocking, m, n, k, step).bytes();
+        let whole = Blocks::<T::Acc>::cut::<T>(isa, blocking, m, n, n, k, step).bytes();
         let (rows, columns, sum_bytes) = sums::<T::Acc>(blocking, m, n, step);
-        let part = Blocks::<T::Acc>::cut(isa, blocking, rows, columns, k, step).bytes();
-        whole.max(if k > blocking.kc { sum_bytes + part } else { 0 })
+        let part = Blocks::<T::Acc>::cut::<T>(isa, blocking, rows, columns, columns, k, step).bytes();
+        whole.max(if k > blocking.kc * T::in_place_of_one(isa) { sum_bytes + part } else { 0 })
     };
     if m == 0 || n == 0 { 0 } else { most(m, n).max(most(n, m)) }
 }

@@ -4,6 +4,8 @@
 //! list of offsets, so nothing is transposed or copied beforehand, and looked-up rows are packed like any others. The
 //! idea is TBLIS's: a tensor contraction differs from a matrix product in packing only.
 
+mod runs;
+
 use einfall_plan::{Access, Bounds, Contraction, Cost, Estimate, Machine, Role, Way};
 use einfall_tensor::{DType, with_element};
 
@@ -14,6 +16,7 @@ use crate::kernels::tile::TileElement;
 use crate::pack::{Matrix, MatrixMut, Offsets};
 use crate::scalar::Scalar;
 use crate::walk::{BadTable, Walk};
+use runs::Layout;
 
 /// Fewest rows and columns of a product that is worth packing.
 const LEAST_SIDE: f64 = 2.0;
@@ -41,17 +44,35 @@ pub fn estimate(contraction: &Contraction, machine: &Machine) -> Result<Estimate
     // Edges of the register tile are computed whole; short sums do not amortise the stores of their tile.
     let round = |len: f64, to: f64| (len / to).ceil() * to;
     let tile_flops = 2.0 * batch * round(m, 4.0) * round(n, lanes(machine, contraction.dtype)) * (k + 6.0);
-    let compute = tile_flops / (machine.flops_per_second(contraction.dtype) * 0.85);
+    let compute = tile_flops / (rate(machine, contraction.dtype) * 0.85);
     let packed = batch * (m + n) * k * bytes;
     let packing = packed / (machine.l2_bytes_per_second * 0.25);
-    let calls = batch * 150e-9 / threads;
-    let from_memory = contraction.distinct_bytes() / machine.read_bytes_per_second;
+    let calls = batch * CALL_SECONDS / threads;
     let out_bytes = contraction.distinct_elements(&contraction.out) * contraction.out_dtype.bytes() as f64;
-    let written = if out_bytes > machine.l2_bytes as f64 { out_bytes / machine.write_bytes_per_second } else { 0.0 };
-    let work = (compute + packing + calls).max(from_memory).max(written);
+    let read = super::stream_seconds(contraction.distinct_bytes() - out_bytes, machine);
+    // Measured: packing waits for memory, and so do the tiles of a large result. Nothing of it hides behind arithmetic.
+    let work = compute + packing + calls + read + super::write_seconds(out_bytes, machine);
     let seconds = super::started(machine, work) + super::PREPARE_SECONDS;
     let cost = Cost { flops: contraction.flops(), bytes: contraction.distinct_bytes(), seconds };
     Ok(Estimate { way: Way::Gemm, cost, workspace_bytes: workspace(contraction, machine) })
+}
+
+/// Measured: what a product costs beside its arithmetic, where there are many small ones.
+const CALL_SECONDS: f64 = 60e-9;
+
+/// Arithmetic of the micro-kernels of a type: as many real operations a second as are counted for one multiply-add.
+fn rate(machine: &Machine, dtype: DType) -> f64 {
+    let isa: Isa = machine.isa.parse().unwrap_or(Isa::Portable);
+    let rate = machine.flops_per_second(dtype);
+    match dtype {
+        // Four real multiply-adds a complex one.
+        _ if dtype.is_complex() => rate / 4.0,
+        DType::BF16 if <half::bf16 as TileElement>::pairs(isa) => 2.0 * rate,
+        DType::I64 | DType::U64 => rate,
+        // In 32-bit lanes; measured on Zen 5 with AVX-512.
+        _ if dtype.is_integer() => machine.f32_flops_per_second / 1.5,
+        _ => rate,
+    }
 }
 
 pub(super) fn lanes(machine: &Machine, dtype: DType) -> f64 {
@@ -71,11 +92,27 @@ fn workspace(contraction: &Contraction, machine: &Machine) -> usize {
     let side = |len: f64| len.min(f64::from(u32::MAX)) as usize;
     let (rows, columns, length) = (side(m), side(n), side(k));
     let isa = machine.isa.parse().unwrap_or(Isa::Portable);
+    let mut sums = 0;
     let scratch = with_element!(contraction.dtype, T => {
-        scratch_bytes::<T>(isa, &Blocking::new::<T>(isa, caches(machine)), rows, columns, length)
+        let blocking = Blocking::new::<T>(isa, caches(machine));
+        let ordered = layout::<T>(contraction, isa, &blocking);
+        ordered.map_or_else(
+            || scratch_bytes::<T>(isa, &blocking, rows, columns, length),
+            |layout| {
+                sums = layout.sum_bytes::<T>(length);
+                layout.scratch_bytes::<T>(isa, &blocking, length)
+            },
+        )
     });
     let lists = 8.0 * 2.0 * (m + n + k) + 3.0 * 4096.0;
-    ((machine.threads as f64 * (scratch as f64 + lists)) as usize).saturating_add(1 << 16)
+    ((machine.threads as f64 * (scratch as f64 + lists)) as usize).saturating_add(sums + (1 << 16))
+}
+
+/// The order of loops where there is a choice.
+fn layout<T: TileElement>(contraction: &Contraction, isa: Isa, blocking: &Blocking) -> Option<Layout> {
+    // Sums of several blocks are kept in the accumulator type, which a narrower output cannot hold.
+    let whole = T::IS_ACC || contraction.terms() <= (blocking.kc * T::in_place_of_one(isa)) as f64;
+    if whole { Layout::new::<T>(contraction, isa, blocking) } else { None }
 }
 
 /// Caches of one core; the last level is shared.
@@ -150,6 +187,10 @@ where
     let (m, n) = (size(Role::Left), size(Role::Right));
     let blocks = Blocks::new(m, n, batches, run.threads.count());
     let blocking = Blocking::new::<T>(run.isa, caches(run.machine));
+    if let Some(layout) = layout::<T>(contraction, run.isa, &blocking) {
+        // SAFETY: by the caller.
+        return unsafe { runs::run::<T, U>(run, &layout, &blocking) };
+    }
     let moving = lists_move(contraction);
     let total = batches * blocks.count();
     let piece = if blocks.count() > 1 { 1 } else { run.threads.piece(total, 8) };
@@ -157,24 +198,40 @@ where
         total,
         piece,
         run.serial_seconds,
-        || (Scratch::new(), None::<(usize, Lists)>),
+        || (Scratch::new(), None::<Lists>),
         |(scratch, lists), range| {
             let accesses = [&contraction.left, right, &contraction.out];
             let mut walk = Walk::new(accesses, batch.iter().copied(), run.tables, contraction.bounds);
             let mut at = range.start / blocks.count();
             walk.seek(at);
+            let mut made = None::<(usize, Part<'_>)>;
+            let mut moved = None::<(usize, Lists)>;
+            if !moving && lists.is_none() {
+                // SAFETY: `bound`: the walk stands within the batch loops.
+                *lists = Some(unsafe { make_lists(run, &walk)? });
+            }
             for flat in range {
                 if flat / blocks.count() != at {
                     at = flat / blocks.count();
                     walk.step();
                 }
+                let number = flat % blocks.count();
                 // SAFETY: `bound`: the walk stands within the batch loops; each block of the output is one piece's own.
                 unsafe {
-                    if lists.as_ref().is_none_or(|(made_for, _)| moving && *made_for != at) {
-                        *lists = Some((at, make_lists(run, &walk)?));
+                    if moving {
+                        if moved.as_ref().is_none_or(|(of, _)| *of != at) {
+                            moved = Some((at, make_lists(run, &walk)?));
+                        }
+                        let (_, lists) = moved.as_ref().expect("made just above");
+                        multiply::<T, U>(run, &walk, &Part::new(lists, &blocks, number), &blocking, scratch)?;
+                        continue;
                     }
-                    let (_, lists) = lists.as_ref().expect("made just above");
-                    multiply::<T, U>(run, &walk, lists, &blocks, flat % blocks.count(), &blocking, scratch)?;
+                    let lists = lists.as_ref().expect("made above");
+                    let (_, part) = match made.take() {
+                        Some((of, part)) if of == number => made.insert((of, part)),
+                        _ => made.insert((number, Part::new(lists, &blocks, number))),
+                    };
+                    multiply::<T, U>(run, &walk, part, &blocking, scratch)?;
                 }
             }
             Ok(())
@@ -200,17 +257,17 @@ impl Blocks {
     fn new(rows: usize, columns: usize, batches: usize, threads: usize) -> Blocks {
         let (mut row_block, mut column_block) = (rows.max(1), columns.max(1));
         if threads > 1 && batches < 4 * threads {
-            // Halve the longer side until every thread has a few blocks; never below what packing amortises.
+            // Every thread has a few blocks, cut so that little is packed again, and none below what packing amortises.
             let wanted = (4 * threads).div_ceil(batches.max(1));
-            while rows.div_ceil(row_block) * columns.div_ceil(column_block) < wanted {
-                if row_block >= column_block && row_block >= 128 {
-                    row_block = (row_block / 2).next_multiple_of(32);
-                } else if column_block >= 128 {
-                    column_block = (column_block / 2).next_multiple_of(32);
-                } else {
-                    break;
-                }
-            }
+            let most = |len: usize| (len / 64).max(1);
+            let cut = |len: usize, parts: usize| len.div_ceil(parts).next_multiple_of(32).min(len).max(1);
+            let ways = (1..=wanted.min(most(columns)))
+                .map(|across| (cut(rows, wanted.div_ceil(across).min(most(rows))), cut(columns, across)));
+            let count = |&(row_block, column_block): &(usize, usize)| {
+                let (down, across) = (rows.div_ceil(row_block), columns.div_ceil(column_block));
+                (wanted.saturating_sub(down * across), rows * across / 2 + columns * down)
+            };
+            (row_block, column_block) = ways.min_by_key(count).unwrap_or((row_block, column_block));
         }
         Blocks { rows, row_block, columns, column_block }
     }
@@ -356,6 +413,9 @@ unsafe fn batch_offset(
     access: &Access,
     which: usize,
 ) -> Result<Option<isize>, BadTable> {
+    if access.is_plain() {
+        return Ok(Some(walk.plain_offset(which)));
+    }
     let moving: Vec<usize> =
         (0..run.contraction.loops.len()).filter(|&at| run.contraction.loops[at].role != Role::Batch).collect();
     let mut offset = walk.plain_offset(which);
@@ -397,6 +457,43 @@ pub(super) fn offsets(list: &[isize]) -> (isize, Offsets<'_>) {
     }
 }
 
+/// One block of a product: its lists, as strides where they are. Finding that out takes longer than a small product.
+struct Part<'a> {
+    lists: &'a Lists,
+    /// Whether this block writes the zeros of whole rows, and of whole columns.
+    zeros: bool,
+    rows: usize,
+    columns: usize,
+    /// First row, column and contracted positions in the inputs and the output, and where the others are.
+    left: (isize, Offsets<'a>),
+    right: (isize, Offsets<'a>),
+    left_length: (isize, Offsets<'a>),
+    right_length: (isize, Offsets<'a>),
+    out_rows: (isize, Offsets<'a>),
+    out_columns: (isize, Offsets<'a>),
+}
+
+impl<'a> Part<'a> {
+    fn new(lists: &'a Lists, blocks: &Blocks, number: usize) -> Self {
+        let (rows, columns) = blocks.ranges(number);
+        let zeros = rows.start == 0 && columns.start == 0;
+        let clip = |range: std::ops::Range<usize>, len: usize| range.start.min(len)..range.end.min(len);
+        let (rows, columns) = (clip(rows, lists.left.input.len()), clip(columns, lists.right.input.len()));
+        Part {
+            lists,
+            zeros,
+            rows: rows.len(),
+            columns: columns.len(),
+            left: offsets(&lists.left.input[rows.clone()]),
+            right: offsets(&lists.right.input[columns.clone()]),
+            left_length: offsets(&lists.left_length),
+            right_length: offsets(&lists.right_length),
+            out_rows: offsets(&lists.left.output[rows]),
+            out_columns: offsets(&lists.right.output[columns]),
+        }
+    }
+}
+
 /// One block of one product.
 ///
 /// # Safety
@@ -404,9 +501,7 @@ pub(super) fn offsets(list: &[isize]) -> (isize, Offsets<'_>) {
 unsafe fn multiply<T, U>(
     run: &Run<'_>,
     walk: &Walk<'_, 3>,
-    lists: &Lists,
-    blocks: &Blocks,
-    number: usize,
+    part: &Part<'_>,
     blocking: &Blocking,
     scratch: &mut Scratch,
 ) -> Result<(), BadTable>
@@ -415,18 +510,18 @@ where
     U: Scalar<Acc = <T as Scalar>::Acc> + TileElement<Acc = <T as TileElement>::Acc>,
 {
     let contraction = run.contraction;
+    let lists = part.lists;
     let right = contraction.right.as_ref().expect("two inputs");
     let out = run.out.cast::<U>().wrapping_offset(walk.plain_offset(2));
-    let (rows, columns) = blocks.ranges(number);
-    // Rows without a term are zero; the first row of blocks writes those of the columns and the other way round.
-    // SAFETY: by the caller.
-    unsafe {
-        zero_missing(out, &lists.left.missing, &lists.right, rows.start == 0, columns.start == 0);
-        zero_missing(out, &lists.right.missing, &lists.left, columns.start == 0, rows.start == 0);
+    // Rows without a term are zero; the first block writes those of all others.
+    if part.zeros {
+        // SAFETY: by the caller.
+        unsafe {
+            zero_missing(out, &lists.left.missing, &lists.right);
+            zero_missing(out, &lists.right.missing, &lists.left);
+        }
     }
-    let clip = |range: std::ops::Range<usize>, len: usize| range.start.min(len)..range.end.min(len);
-    let (rows, columns) = (clip(rows, lists.left.input.len()), clip(columns, lists.right.input.len()));
-    if rows.is_empty() || columns.is_empty() {
+    if part.rows == 0 || part.columns == 0 {
         return Ok(());
     }
     // SAFETY: by the caller.
@@ -436,20 +531,14 @@ where
         (Some(left), Some(right)) => (left, right, lists.left_length.len()),
         _ => (0, 0, 0),
     };
-    let (row_first, row_offsets) = offsets(&lists.left.input[rows.clone()]);
-    let (column_first, column_offsets) = offsets(&lists.right.input[columns.clone()]);
-    let (left_first, left_length) = offsets(&lists.left_length);
-    let (right_first, right_length) = offsets(&lists.right_length);
-    let (out_row_first, out_rows) = offsets(&lists.left.output[rows.clone()]);
-    let (out_column_first, out_columns) = offsets(&lists.right.output[columns.clone()]);
-    let left_data = run.left.cast::<T>().wrapping_offset(left_base + row_first + left_first);
-    let right_data = run.right.cast::<T>().wrapping_offset(right_base + column_first + right_first);
-    let a = Matrix { ptr: left_data, rows: row_offsets, cols: left_length };
-    let b = Matrix { ptr: right_data, rows: right_length, cols: column_offsets };
-    let to = out.wrapping_offset(out_row_first + out_column_first);
-    let c = MatrixMut { ptr: to, rows: out_rows, cols: out_columns };
+    let ptr = run.left.cast::<T>().wrapping_offset(left_base + part.left.0 + part.left_length.0);
+    let a = Matrix { ptr, rows: part.left.1, cols: part.left_length.1 };
+    let ptr = run.right.cast::<T>().wrapping_offset(right_base + part.right_length.0 + part.right.0);
+    let b = Matrix { ptr, rows: part.right_length.1, cols: part.right.1 };
+    let to = out.wrapping_offset(part.out_rows.0 + part.out_columns.0);
+    let c = MatrixMut { ptr: to, rows: part.out_rows.1, cols: part.out_columns.1 };
     // SAFETY: `bound`: every offset in the lists came from a walk within the loops; this block is this piece's own.
-    unsafe { gemm(run.isa, blocking, rows.len(), columns.len(), k, a, b, c, Accum::Replace, scratch) };
+    unsafe { gemm(run.isa, blocking, part.rows, part.columns, k, a, b, c, Accum::Replace, scratch) };
     Ok(())
 }
 
@@ -457,10 +546,7 @@ where
 ///
 /// # Safety
 /// The offsets are elements of the output that belong to this piece.
-unsafe fn zero_missing<U: Scalar>(out: *mut U, missing: &[isize], across: &SideOffsets, mine: bool, first: bool) {
-    if missing.is_empty() || !mine || !first {
-        return;
-    }
+unsafe fn zero_missing<U: Scalar>(out: *mut U, missing: &[isize], across: &SideOffsets) {
     for &row in missing {
         for &column in across.output.iter().chain(&across.missing) {
             // SAFETY: by the caller.

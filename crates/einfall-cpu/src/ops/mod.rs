@@ -97,6 +97,11 @@ fn stream_seconds(bytes: f64, machine: &Machine) -> f64 {
     bytes / machine.bytes_per_second_within(bytes * 1.6)
 }
 
+/// Predicted time of writing a result that the second-level caches do not hold; smaller ones are written meanwhile.
+fn write_seconds(bytes: f64, machine: &Machine) -> f64 {
+    if bytes > machine.l2_bytes as f64 { bytes / machine.write_bytes_per_second } else { 0.0 }
+}
+
 /// Measured: what it takes until all threads work, and until the last of them is done, beside joining them.
 const START_SECONDS: f64 = 10e-6;
 
@@ -110,10 +115,11 @@ fn started(machine: &Machine, seconds: f64) -> f64 {
 /// however little there is to compute.
 const PREPARE_SECONDS: f64 = 0.4e-6;
 
-/// Whether the output is better written past the caches: a good part of it would not be found there anyway.
+/// Whether the output is better written past the caches: it would not be found there anyway. Half of the last cache is
+/// left to what is read.
 fn is_past_caches(run: &Run<'_>, out_bytes: usize) -> bool {
     let bytes = run.contraction.distinct_elements(&run.contraction.out) * out_bytes as f64;
-    bytes > run.machine.l3_bytes as f64 / 3.0
+    bytes > run.machine.l3_bytes as f64 / 2.0
 }
 
 /// Predicted time of visiting `count` contiguous rows, `lists` runs of them.

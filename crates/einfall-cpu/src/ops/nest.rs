@@ -40,7 +40,9 @@ pub fn estimate(contraction: &Contraction, machine: &Machine) -> Result<Estimate
     let inner = shape.inner.map_or(1.0, |at| contraction.loops[at].len as f64);
     // Measured: about 20 ns for each turn of the outer loops; the inner loop at vector speed when its strides are 0 or 1.
     let unit = |access: &Access| shape.inner.is_none_or(|at| access.strides[at].unsigned_abs() <= 1);
-    let all_unit = contraction.accesses().all(unit);
+    let turned = is_turned(contraction, &shape);
+    let all_unit =
+        contraction.accesses().all(|access| (turned && std::ptr::eq(access, &contraction.out)) || unit(access));
     let rate = machine.flops_per_second(contraction.dtype) / machine.threads as f64;
     let per_term = if all_unit { 8.0 / rate } else { 1.2e-9 };
     let accesses = 1.0 + contraction.accesses().map(|a| (a.lookups.len() + a.windows.len()) as f64).sum::<f64>();
@@ -55,15 +57,21 @@ pub fn estimate(contraction: &Contraction, machine: &Machine) -> Result<Estimate
     let serial = turns * per_turn + iterations * per_term;
     let threads = if scattered && shape.owner.is_none() { 1.0 } else { machine.threads as f64 };
     let bytes = contraction.distinct_bytes();
-    let seconds = (serial / threads).max(super::stream_seconds(bytes, machine));
+    let out_bytes = contraction.distinct_elements(&contraction.out) * contraction.out_dtype.bytes() as f64;
+    let streamed = super::stream_seconds(bytes - out_bytes, machine) + super::write_seconds(out_bytes, machine);
+    let seconds = (serial / threads).max(streamed);
     let seconds = if threads > 1.0 { super::started(machine, seconds) } else { seconds } + super::PREPARE_SECONDS;
     let elementwise = contraction.loops_of(Role::Contracted).next().is_none() && !scattered;
     let way = if elementwise { Way::Elementwise } else { Way::Nest };
     Ok(Estimate {
         way,
         cost: Cost { flops: contraction.flops(), bytes, seconds },
-        workspace_bytes: split_bytes(contraction),
+        workspace_bytes: split_bytes(contraction) + turned_bytes(contraction, &shape),
     })
+}
+
+fn turned_bytes(contraction: &Contraction, shape: &Shape) -> usize {
+    if is_turned(contraction, shape) { outputs(contraction).saturating_mul(contraction.out_dtype.bytes()) } else { 0 }
 }
 
 fn writes(dtype: DType, out: DType) -> bool {
@@ -94,7 +102,9 @@ impl Shape {
             .max_by_key(|&at| contraction.loops[at].len.min(64));
         let score = |at: usize| {
             let len = contraction.loops[at].len.min(64);
-            let unit = contraction.accesses().filter(|access| access.strides[at].unsigned_abs() <= 1).count();
+            // What is read in the order of its memory: of a large operand that counts, whatever small ones do.
+            let unit = contraction.accesses().filter(|access| access.strides[at].unsigned_abs() <= 1);
+            let unit = unit.map(|access| contraction.distinct_elements(access) as u64).sum::<u64>();
             // Sums of an output loop stay in registers; a contracted one needs a reduction at its end.
             let output = usize::from(contraction.loops[at].role != Role::Contracted);
             (len >= 4, unit, len, output)
@@ -158,6 +168,10 @@ unsafe fn typed<T: Scalar, U: Scalar<Acc = T::Acc>>(run: &Run<'_>) -> Result<(),
         return unsafe { scatter::<T, U>(run, &shape) };
     }
     let contraction = run.contraction;
+    if is_turned(contraction, &shape) {
+        // SAFETY: by the caller.
+        return unsafe { turned::<T, U>(run, &shape) };
+    }
     if map::fits(contraction, &shape) {
         // SAFETY: by the caller.
         return unsafe { map::run::<T, U>(run, &shape) };
@@ -198,6 +212,61 @@ unsafe fn typed<T: Scalar, U: Scalar<Acc = T::Acc>>(run: &Run<'_>) -> Result<(),
                 }
             }),
         },
+    }
+}
+
+/// Fewest terms of sums that are computed in the order of the inputs, where the output has another.
+const TURNED_TERMS: f64 = 8.0;
+
+/// Whether the inputs are read along a loop that the output is not contiguous along: a result in their order is transposed
+/// sooner than its elements are written one by one, each block of them for itself.
+fn is_turned(contraction: &Contraction, shape: &Shape) -> bool {
+    let across = |at: usize| contraction.out.strides[at].unsigned_abs() > 1 && contraction.loops[at].len >= 4;
+    shape.inner.is_some_and(|at| contraction.loops[at].role != Role::Contracted && across(at))
+        && contraction.accesses().all(Access::is_plain)
+        && contraction.terms() >= TURNED_TERMS
+        && (0..contraction.loops.len()).any(|at| contraction.out.strides[at].unsigned_abs() == 1)
+}
+
+/// Elements of the output, whose loops are its own.
+fn outputs(contraction: &Contraction) -> usize {
+    contraction.loops.iter().filter(|l| l.role != Role::Contracted).map(|l| l.len).product()
+}
+
+/// The result in the order of the inputs, then transposed.
+///
+/// # Safety
+/// As [`typed`], of a contraction that [`is_turned`].
+unsafe fn turned<T: Scalar, U: Scalar<Acc = T::Acc>>(run: &Run<'_>, shape: &Shape) -> Result<(), BadTable> {
+    let contraction = run.contraction;
+    let mut own = contraction.clone();
+    own.out = Access { strides: vec![0; contraction.loops.len()], ..Access::default() };
+    let mut count = 1;
+    for &at in shape.inner.iter().chain(shape.outer.iter().rev()) {
+        own.out.strides[at] = count as isize;
+        count *= contraction.loops[at].len;
+    }
+    let mut memory: Vec<U> = Vec::with_capacity(count);
+    let inner = Run { contraction: &own, out: memory.as_mut_ptr().cast(), ..*run };
+    let kept = |at: &usize| contraction.loops[*at].role != Role::Contracted;
+    let only = |access: &Access| Access {
+        strides: (0..contraction.loops.len()).filter(kept).map(|at| access.strides[at]).collect(),
+        ..access.clone()
+    };
+    let copy = Contraction {
+        loops: contraction.loops.iter().filter(|l| l.role != Role::Contracted).cloned().collect(),
+        left: only(&own.out),
+        right: None,
+        out: only(&contraction.out),
+        dtype: U::DTYPE,
+        out_dtype: U::DTYPE,
+        bounds: contraction.bounds,
+    };
+    // SAFETY: by the caller; the memory has room for the whole result, which is written before it is read.
+    unsafe {
+        typed::<T, U>(&inner)?;
+        let copy = Run { contraction: &copy, left: memory.as_ptr().cast(), ..*run };
+        typed::<U, U>(&copy)
     }
 }
 

@@ -208,7 +208,7 @@ impl Job<'_> {
             if finite {
                 let matrix = Matrix { ptr: base, rows: Offsets::Strided(lookup.stride), cols: Offsets::Strided(1) };
                 let room = std::slice::from_raw_parts_mut(state.packed.as_mut_ptr().cast(), packed_len);
-                pack_right::<T>(run.isa, &self.blocking, d, n, matrix, room);
+                pack_right::<T, T>(run.isa, &self.blocking, d, n, matrix, room);
             }
             let mut alone = Vec::new();
             let mut first = span.start;

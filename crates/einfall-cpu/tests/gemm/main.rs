@@ -201,7 +201,7 @@ fn check<T: Element, U: Element + TileElement<Acc = T::Acc>>(case: &Case) {
         let mut packed = vec![MaybeUninit::uninit(); packed_right_len::<T>(isa, n, k)];
         // SAFETY: as above.
         unsafe {
-            pack_right::<T>(isa, blocking, n, k, b.matrix(), &mut packed);
+            pack_right::<T, T>(isa, blocking, n, k, b.matrix(), &mut packed);
             let packed = packed.as_ptr().cast();
             gemm_prepacked(isa, blocking, m, n, k, a.matrix(), packed, c, case.accum, scratch);
         }

@@ -25,6 +25,37 @@ pub const WAYS: &[Way] = &[
     Way { kernel: "tiny", equation: "i,j->ji", arguments: &[(&[5], None), (&[13], None)], sizes: &[] },
     Way { kernel: "tiny", equation: "ab,ab->", arguments: &[(&[31, 9], None), (&[31, 9], None)], sizes: &[] },
     Way {
+        kernel: "gemm",
+        equation: "dabfe,fc->edcba",
+        arguments: &[(&[5, 19, 3, 21, 37], None), (&[21, 7], None)],
+        sizes: &[],
+    },
+    Way {
+        kernel: "gemm",
+        equation: "aebd,ce->dcba",
+        arguments: &[(&[70, 45, 3, 53], None), (&[23, 45], None)],
+        sizes: &[],
+    },
+    Way {
+        kernel: "gemm",
+        equation: "dac,bcd->ba",
+        arguments: &[(&[33, 37, 41], None), (&[23, 41, 33], None)],
+        sizes: &[],
+    },
+    Way {
+        kernel: "gemm",
+        equation: "aged,cbfg->fedcba",
+        arguments: &[(&[12, 11, 5, 17], None), (&[3, 16, 5, 11], None)],
+        sizes: &[],
+    },
+    Way { kernel: "gemm", equation: "ki,kj->ij", arguments: &[(&[3500, 19], None), (&[3500, 33], None)], sizes: &[] },
+    Way {
+        kernel: "gemm",
+        equation: "zabk,ckz->zcba",
+        arguments: &[(&[3, 40, 9, 29], None), (&[17, 29, 3], None)],
+        sizes: &[],
+    },
+    Way {
         kernel: "dots",
         equation: "bqd,b[bqk]d->bqk",
         arguments: &[(&[2, 19, 37], None), (&[2, 53, 37], None), (&[2, 19, 67], Some(53))],

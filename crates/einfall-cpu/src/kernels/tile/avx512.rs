@@ -410,6 +410,64 @@ unsafe impl Vector for B32x16 {
     transpose!(16, _mm512_setzero_ps, _mm512_storeu_ps, transpose_32);
 }
 
+/// # Safety
+/// As for [`super::TileFn`], on a processor with products of pairs.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma")]
+unsafe fn pair_entry<V: Vector, const H: usize, const W: usize, const PACKED: bool>(tile: &Tile<V::Elem>) {
+    // SAFETY: TileFn's ranges, passed on; the features of `V` are enabled here.
+    unsafe { multiply::<V, H, W, PACKED>(tile) }
+}
+
+/// The micro-kernels of panels that hold two bf16 in the place of each f32.
+pub const PAIRS: TileKernel<f32> = TileKernel {
+    lanes: 16,
+    masks: true,
+    packed: entries!(pair_entry, Pairs32, true;
+        1: 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16;
+        2: 1 2 3 4 5 6 7 8 9 10 11 12 13 14;
+        3: 1 2 3 4 5 6 7 8 9;
+        4: 1 2 3 4 5 6),
+    direct: &[],
+};
+
+/// 16 sums in f32 of products of 32 bf16.
+#[derive(Clone, Copy)]
+pub struct Pairs32(__m512);
+
+impl Pairs32 {
+    #[inline(always)]
+    unsafe fn bits(self) -> __m512 {
+        self.0
+    }
+}
+
+// SAFETY: as above.
+unsafe impl Vector for Pairs32 {
+    memory!(
+        f32,
+        f32,
+        16,
+        1,
+        __mmask16,
+        _mm512_setzero_ps,
+        _mm512_loadu_ps,
+        _mm512_maskz_loadu_ps,
+        _mm512_storeu_ps,
+        _mm512_mask_storeu_ps
+    );
+    real!(
+        __m512,
+        |from: *const i32| _mm512_castsi512_ps(_mm512_set1_epi32(from.read_unaligned())),
+        |sum, a, b| _mm512_dpbf16_ps(
+            sum,
+            std::mem::transmute::<__m512, __m512bh>(a),
+            std::mem::transmute::<__m512, __m512bh>(b)
+        ),
+        _mm512_add_ps
+    );
+    transpose!(16, _mm512_setzero_ps, _mm512_storeu_ps, transpose_32);
+}
+
 // SAFETY: as above; `Complex` is two reals in order.
 unsafe impl Vector for C32x8 {
     memory!(

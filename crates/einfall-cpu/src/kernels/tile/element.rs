@@ -46,6 +46,27 @@ pub trait TileElement: Copy + Send + Sync + 'static {
     type Acc: Accumulator;
     /// Whether the stored bits are those of the accumulator, so that operands can be read in place.
     const IS_ACC: bool;
+    /// Whether packed panels hold two elements, neighbours along k, in the place of one accumulator: the bits of both,
+    /// for micro-kernels that multiply and add pairs.
+    #[inline(always)]
+    fn pairs(_isa: Isa) -> bool {
+        false
+    }
+    /// Elements along k that take the place of one accumulator in a panel.
+    #[inline(always)]
+    fn in_place_of_one(isa: Isa) -> usize {
+        if Self::pairs(isa) { 2 } else { 1 }
+    }
+    /// The micro-kernels for panels of this type.
+    #[inline(always)]
+    fn kernel_for(isa: Isa) -> &'static TileKernel<Self::Acc> {
+        Self::Acc::kernel(isa)
+    }
+    /// The bits of two elements in the place of an accumulator. Only types with pairs are asked.
+    #[inline(always)]
+    fn pair(_first: Self, _second: Option<Self>) -> Self::Acc {
+        Self::Acc::ZERO
+    }
     /// The accumulator of the same value.
     fn widen(self) -> Self::Acc;
     /// The nearest stored value, ties to even; integers wrap.
@@ -188,7 +209,46 @@ element!(Bool8, Bit, false, |x| Bit(u32::from(x.get())), |y| Bool8::from(y.0 != 
 element!(Bit, Bit, true, |x| x, |y| y);
 element!(Complex<f32>, Complex<f32>, true, |x| x, |y| y);
 element!(Complex<f64>, Complex<f64>, true, |x| x, |y| y);
-element!(bf16, f32, false, |x| f32::from_bits((x.to_bits() as u32) << 16), |y| bf16::from_bits(narrow_bf16(y)));
+
+impl TileElement for bf16 {
+    type Acc = f32;
+    const IS_ACC: bool = false;
+
+    #[inline(always)]
+    fn pairs(isa: Isa) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        return isa == Isa::Avx512 && is_x86_feature_detected!("avx512bf16");
+        #[cfg(not(target_arch = "x86_64"))]
+        {
+            let _ = isa;
+            false
+        }
+    }
+
+    #[inline(always)]
+    fn kernel_for(isa: Isa) -> &'static TileKernel<f32> {
+        #[cfg(target_arch = "x86_64")]
+        if Self::pairs(isa) {
+            return &avx512::PAIRS;
+        }
+        f32::kernel(isa)
+    }
+
+    #[inline(always)]
+    fn pair(first: Self, second: Option<Self>) -> f32 {
+        f32::from_bits(u32::from(first.to_bits()) | second.map_or(0, |second| u32::from(second.to_bits()) << 16))
+    }
+
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        f32::from_bits((self.to_bits() as u32) << 16)
+    }
+
+    #[inline(always)]
+    fn narrow(acc: f32) -> Self {
+        bf16::from_bits(narrow_bf16(acc))
+    }
+}
 element!(f16, f32, false, |x| widen_f16(x.to_bits()), |y| f16::from_bits(narrow_f16(y)));
 
 /// The value of a half, without branches so that loops over it become vector code.

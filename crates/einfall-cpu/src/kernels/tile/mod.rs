@@ -170,8 +170,13 @@ unsafe fn multiply<V: Vector, const H: usize, const W: usize, const PACKED: bool
         } else {
             sum::<V, H, W, PACKED, false>(tile, mask)
         };
+        // Rows without gaps between them: what one overruns, the next one writes.
+        let columns = (W - 1) * V::LANES + tile.last;
+        let overrun =
+            tile.last < V::LANES && !tile.add && tile.c_row == columns as isize && columns + tile.last >= V::LANES;
         for (i, row) in sums.iter().enumerate() {
             let c = tile.c.offset(i as isize * tile.c_row);
+            let partial = partial && !(overrun && i + 1 < H);
             for (j, &sum) in row.iter().enumerate() {
                 let to = c.add(j * V::LANES);
                 let value = V::finish(sum);
@@ -228,6 +233,19 @@ macro_rules! entries {
     };
 }
 pub(crate) use entries;
+
+/// Asks for the cache line of an element, into the second-level cache alone: of many lines at a distance of pages, the
+/// first-level cache holds but a few.
+#[inline(always)]
+pub fn prefetch_far<E>(at: *const E) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a prefetch cannot fault.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T1 }>(at.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
+}
 
 /// Asks for the cache line of an element; any address is fine.
 #[inline(always)]

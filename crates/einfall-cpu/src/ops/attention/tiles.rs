@@ -508,7 +508,7 @@ where
                 cols: side(&self.width[0]),
             };
             let packed_values = packed::<T>(run, &self.blocking, width, count, matrix, values);
-            let room = packed_right_len::<T>(run.isa, width, count);
+            let room = packed_right_len::<T::Sum>(run.isa, width, count);
             // What is not a number would come through a weight of 0.
             let finite =
                 || std::slice::from_raw_parts(packed_values, room).iter().all(|value| value.wide().is_finite());
@@ -662,20 +662,24 @@ where
 ///
 /// # Safety
 /// As for [`pack_right`].
-unsafe fn packed<T: Float + TileElement<Acc = T::Sum>>(
+unsafe fn packed<T>(
     run: &AttentionRun<'_>,
     blocking: &Blocking,
     n: usize,
     k: usize,
     matrix: Matrix<'_, T>,
     buffer: &mut Vec<T::Sum>,
-) -> *const T::Sum {
-    let len = packed_right_len::<T>(run.isa, n, k);
+) -> *const T::Sum
+where
+    T: Float + TileElement<Acc = T::Sum>,
+    T::Sum: TileElement<Acc = T::Sum>,
+{
+    let len = packed_right_len::<T::Sum>(run.isa, n, k);
     buffer.resize(len.max(buffer.len()), <T as Scalar>::ZERO);
     // SAFETY: by the caller; as many elements as are written.
     unsafe {
         let room = std::slice::from_raw_parts_mut(buffer.as_mut_ptr().cast(), len);
-        pack_right::<T>(run.isa, blocking, n, k, matrix, room);
+        pack_right::<T, T::Sum>(run.isa, blocking, n, k, matrix, room);
     }
     buffer.as_ptr()
 }

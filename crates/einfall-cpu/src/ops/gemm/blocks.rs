@@ -13,6 +13,9 @@ use crate::pack::{Matrix, MatrixMut, Side, pack};
 /// Up to this many panels of A, B is read where it is: packing it would not be repaid.
 const PANELS_IN_PLACE: usize = 12;
 
+/// A panel of B of so many bytes leaves room for others in the first-level cache.
+const NARROW_BYTES: usize = 8 << 10;
+
 /// Bytes of a cache line, near enough on every machine.
 const LINE_BYTES: usize = 64;
 
@@ -23,15 +26,19 @@ pub(super) struct Blocks<E: 'static> {
     m: usize,
     n: usize,
     k: usize,
+    /// Elements along k that a panel holds in the place of one.
+    per: usize,
     /// Rows of a panel of A.
     height: usize,
     /// Columns of a panel of B.
     step: usize,
+    /// Columns of a run, which has panels of its own; all of them where there are no runs.
+    run: usize,
     /// Rows of a block of A, whole panels.
     mb: usize,
     /// Columns of a block of B, whole panels.
     nb: usize,
-    /// Length of a block along k.
+    /// Length of a block along k, in places.
     kb: usize,
     pack_left: bool,
     pack_right: bool,
@@ -61,27 +68,43 @@ struct RightBlock<E> {
 struct TileBuffer<E>(MaybeUninit<[E; TILE_LEN]>);
 
 impl<E: Accumulator> Blocks<E> {
-    /// How `m × n × k` is cut, with panels of B of `step` columns, if both sides are packed.
-    pub(super) fn cut(isa: Isa, blocking: &Blocking, m: usize, n: usize, k: usize, step: usize) -> Self {
-        let kernel = E::kernel(isa);
+    /// How `m × n × k` is cut, with panels of B of `step` columns, if both sides are packed; columns are runs of `run`, of which each block has whole ones.
+    pub(super) fn cut<T: TileElement<Acc = E>>(
+        isa: Isa,
+        blocking: &Blocking,
+        m: usize,
+        n: usize,
+        run: usize,
+        k: usize,
+        step: usize,
+    ) -> Self {
+        let kernel = T::kernel_for(isa);
         let tallest = kernel.max_height(step / kernel.lanes);
         let panels = m.div_ceil(tallest).max(1);
         let height = m.div_ceil(panels).max(1);
-        let nb = (blocking.nc / step * step).max(step).min(n);
+        let nb = match blocking.nc {
+            nc if n <= nc => n,
+            nc if run < n => ((nc / run).max(1) * run).min(n),
+            nc => (nc / step * step).max(step).min(n),
+        };
+        let per = T::in_place_of_one(isa);
+        let kb = block_len(k.div_ceil(per), blocking.kc);
         // If A is packed for several blocks of columns, many rows at a time, since a block is packed but once if it
-        // holds all rows; otherwise few, which are still in the first-level cache when they are used.
-        let mc = if nb < n { blocking.mc } else { blocking.mc / 16 };
+        // holds all rows; otherwise few, which are still in cache when they are used.
+        let mc = if nb < n { blocking.mc } else { blocking.mc / 16 } * (blocking.kc / kb.max(1)).max(1);
         Blocks {
             isa,
             kernel,
             m,
             n,
             k,
+            per,
             height,
             step,
+            run,
             mb: (mc / tallest).clamp(1, panels) * height,
             nb,
-            kb: block_len(k, blocking.kc),
+            kb,
             pack_left: true,
             pack_right: true,
         }
@@ -94,7 +117,7 @@ impl<E: Accumulator> Blocks<E> {
         self.pack_right = match b {
             Right::Packed { .. } => false,
             Right::Matrix(_) => {
-                let whole = self.kernel.masks || self.n.is_multiple_of(self.kernel.lanes);
+                let whole = self.kernel.masks || self.run.is_multiple_of(self.kernel.lanes);
                 !whole || right_in_place(b, self.n).is_none() || self.m > self.height * PANELS_IN_PLACE
             }
         };
@@ -103,8 +126,24 @@ impl<E: Accumulator> Blocks<E> {
 
     /// Bytes that [`Blocks::run`] needs. Cut to fewer rows or columns and packing the same sides, it is never more.
     pub(super) fn bytes(&self) -> usize {
-        let right = Side::Right.packed_len(self.nb, self.step, self.kernel.lanes, self.kb);
+        let right = if self.run < self.n {
+            self.nb / self.run * self.panels() * self.step * self.kb
+        } else {
+            Side::Right.packed_len(self.nb, self.step, self.kernel.lanes, self.kb)
+        };
         self.left_bytes() + if self.pack_right { right * size_of::<E>() } else { 0 }
+    }
+
+    /// Elements along k in `len` places from `p` on.
+    #[inline(always)]
+    fn elements(&self, p: usize, len: usize) -> usize {
+        (len * self.per).min(self.k - p * self.per)
+    }
+
+    /// Panels of a run.
+    #[inline(always)]
+    fn panels(&self) -> usize {
+        self.run.div_ceil(self.step)
     }
 
     fn left_bytes(&self) -> usize {
@@ -135,9 +174,10 @@ impl<E: Accumulator> Blocks<E> {
         unsafe {
             let right_memory = memory.add(self.left_bytes()).cast::<E>();
             // Loop 5: along k. Once even if there is nothing to sum, to write zeros.
+            let places = self.k.div_ceil(self.per);
             let mut p = 0;
             loop {
-                let len = self.kb.min(self.k - p);
+                let len = self.kb.min(places - p);
                 let mut left = None;
                 // Loop 4: columns of B and C that share a packed block.
                 for j in (0..self.n).step_by(self.nb) {
@@ -147,7 +187,7 @@ impl<E: Accumulator> Blocks<E> {
                     for i in (0..self.m).step_by(self.mb) {
                         let rows = self.mb.min(self.m - i);
                         if self.mb < self.m || left.is_none() {
-                            left = Some(self.left(a.from(i, p), len, rows, left_memory));
+                            left = Some(self.left(a.from(i, p * self.per), p, len, rows, left_memory));
                         }
                         if let Some(left) = &left {
                             self.tiles(rows, cols, len, left, &right, c.from(i, j), add || p > 0);
@@ -155,7 +195,7 @@ impl<E: Accumulator> Blocks<E> {
                     }
                 }
                 p += len;
-                if p >= self.k {
+                if p >= places {
                     break;
                 }
             }
@@ -168,6 +208,7 @@ impl<E: Accumulator> Blocks<E> {
     unsafe fn left<T: TileElement<Acc = E>>(
         &self,
         a: Matrix<'_, T>,
+        p: usize,
         len: usize,
         rows: usize,
         memory: *mut E,
@@ -178,7 +219,7 @@ impl<E: Accumulator> Blocks<E> {
             return LeftBlock { start, panel: row * self.height as isize, row, col: Some(col) };
         }
         // SAFETY: the caller's ranges; `left_bytes` are there for it.
-        unsafe { pack(self.isa, Side::Left, a, rows, len, self.height, memory) }
+        unsafe { pack(self.isa, Side::Left, a, rows, self.elements(p, len), self.height, self.per > 1, memory) }
         LeftBlock {
             start: memory,
             panel: (Side::Left.stride(self.height, self.kernel.lanes) * len) as isize,
@@ -205,14 +246,17 @@ impl<E: Accumulator> Blocks<E> {
                 RightBlock { start: start.wrapping_add(columns * p + (first + j) * len), panel, row: None }
             }
             Right::Matrix(b) => {
-                let part = b.from(p, j);
+                let part = b.from(p * self.per, j);
                 if !self.pack_right
                     && let Some((start, row)) = right_in_place(&Right::Matrix(part), self.n)
                 {
                     return RightBlock { start, panel: self.step as isize, row: Some(row) };
                 }
                 // SAFETY: the caller's ranges; a block of `nb` columns fits.
-                unsafe { pack(self.isa, Side::Right, part.transposed(), cols, len, self.step, memory) }
+                unsafe {
+                    let part = part.transposed();
+                    pack(self.isa, Side::Right, part, cols, self.elements(p, len), self.step, self.per > 1, memory)
+                }
                 RightBlock { start: memory, panel, row: None }
             }
         }
@@ -234,12 +278,22 @@ impl<E: Accumulator> Blocks<E> {
         c: MatrixMut<'_, U>,
         add: bool,
     ) {
-        let (down, across) = (rows.div_ceil(self.height), cols.div_ceil(self.step));
+        let down = rows.div_ceil(self.height);
+        let across = if self.run < self.n { cols / self.run * self.panels() } else { cols.div_ceil(self.step) };
         // Rows of A that lie apart are new to the hardware's prefetcher at every panel: ask for the next panel while
         // this one is used. Rows closer than that arrive by themselves.
         let line = LINE_BYTES / size_of::<E>();
         let apart = left.col == Some(1) && left.row.unsigned_abs() >= 4 * line;
         let share = self.height.div_ceil(across);
+        if down > 1 && across > 1 && self.is_down_first(len, &c) {
+            for j in 0..across {
+                for i in 0..down {
+                    // SAFETY: tile (i, j) is within the block.
+                    unsafe { self.tile(rows, cols, len, i, j, left, right, c, add) }
+                }
+            }
+            return;
+        }
         for i in 0..down {
             let next = left.start.wrapping_offset((i + 1) as isize * left.panel);
             let coming = if apart && i + 1 < down { self.height.min(rows - (i + 1) * self.height) } else { 0 };
@@ -254,6 +308,14 @@ impl<E: Accumulator> Blocks<E> {
                 unsafe { self.tile(rows, cols, len, i, j, left, right, c, add) }
             }
         }
+    }
+
+    /// Whether the tiles below one another are the closer ones in C, and a panel of B stays in the first-level cache
+    /// while A passes.
+    fn is_down_first<U: TileElement<Acc = E>>(&self, len: usize, c: &MatrixMut<'_, U>) -> bool {
+        let next = if self.run > self.step || self.run == self.n { self.step } else { self.run };
+        let (down, across) = (c.rows.get(self.height) - c.rows.get(0), c.cols.get(next) - c.cols.get(0));
+        self.step * len * size_of::<E>() <= NARROW_BYTES && down.unsigned_abs() < across.unsigned_abs()
     }
 
     /// Panel `i` of A times panel `j` of B.
@@ -274,9 +336,14 @@ impl<E: Accumulator> Blocks<E> {
         add: bool,
     ) {
         let lanes = self.kernel.lanes;
-        let (first_row, first_col) = (i * self.height, j * self.step);
+        let first_row = i * self.height;
         let height = self.height.min(rows - first_row);
-        let columns = self.step.min(cols - first_col);
+        let (first_col, columns) = if self.run < self.n {
+            let (run, panel) = (j / self.panels(), j % self.panels());
+            (run * self.run + panel * self.step, self.step.min(self.run - panel * self.step))
+        } else {
+            (j * self.step, self.step.min(cols - j * self.step))
+        };
         let width = columns.div_ceil(lanes);
         let last = columns - (width - 1) * lanes;
         let table = if left.col.is_some() { self.kernel.direct } else { self.kernel.packed };
@@ -293,12 +360,12 @@ impl<E: Accumulator> Blocks<E> {
             last,
             add,
         };
-        let c = c.from(first_row, first_col);
+        let c = c.panel(first_row, first_col);
         // SAFETY: TileFn's ranges are panels of the caller's; the buffer holds the largest tile, and `store` reads only
         // what the micro-kernel wrote.
         unsafe {
             if (self.kernel.masks || last == lanes)
-                && let Some((start, row)) = storable(&c, self.n)
+                && let Some((start, row)) = storable(&c, height, self.run)
             {
                 (tile.c, tile.c_row) = (start, row);
                 return function(&tile);
