@@ -92,7 +92,7 @@ const WRITTEN: f64 = 4.0;
 /// product and of its memory.
 const MULTIPLY_ADD_SECONDS: f64 = 4e-11;
 /// Runs that a search may take as long as: an order is found once, and often used once.
-const RUNS: f64 = 2.0;
+const RUNS: f64 = 1.5;
 /// Seconds of a greedy search for each pair that it looks at, and of ordering a subtree of [`LARGE`] or [`SMALL`] leaves.
 const CANDIDATE_SECONDS: f64 = 0.25e-6;
 const LARGE_SECONDS: f64 = 40e-6;
@@ -102,7 +102,7 @@ const LARGE: usize = 8;
 const SMALL: usize = 6;
 /// Greedy orders at most, and so many of them in a row that are no better.
 const MOST_TRIALS: usize = 64;
-const PATIENCE: usize = 12;
+const PATIENCE: usize = 8;
 /// Orders that are mended at most.
 const MENDED: usize = 4;
 
