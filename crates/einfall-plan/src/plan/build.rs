@@ -165,7 +165,9 @@ impl Builder<'_> {
 
     /// Sums over labels that only this operand has, before it meets others.
     fn sum_lone_labels(&mut self, pending: Pending) -> Result<Pending, PlanError> {
-        let lone = |label: &LabelId| self.uses[label] == 1 && self.problem.len(*label) != 1;
+        // A sliced label has one value here, though intermediate results no longer name it.
+        let lone =
+            |label: &LabelId| self.uses[label] == 1 && self.problem.len(*label) != 1 && !self.sliced.contains(label);
         if !pending.term.is_plain() || !pending.labels.iter().any(lone) {
             return Ok(pending);
         }
