@@ -44,7 +44,8 @@ use planned::Planned;
 /// * ``sizes``: lengths that no operand gives, of labels or of brackets of the output: ``{"w": 9, "[e]": 1000}``.
 /// * ``bounds``: ``"error"``, or ``"skip"`` to leave out the terms of table values outside their axis, such as -1.
 /// * ``optimize``: ``"auto"``, ``"greedy"``, ``"optimal"``, ``"left-to-right"``, a truth value, or a path.
-/// * ``memory_limit``: most elements of an intermediate result.
+/// * ``memory_limit``: most elements that intermediate results may have together at any time; labels are sliced until it
+///   holds.
 /// * ``dtype``: type of the result; by default the operands' promotion in their library.
 /// * ``order``, ``casting``: as in NumPy, for its arrays.
 ///

@@ -129,7 +129,7 @@ pub struct RunArgs {
     /// Type of the result [default: that of the operands together]
     #[arg(long, value_parser = parse_dtype)]
     pub dtype: Option<DType>,
-    /// Most elements that an intermediate result may have
+    /// Most elements that intermediate results may have together at any time
     #[arg(long, value_name = "ELEMENTS")]
     pub memory_limit: Option<usize>,
     /// Where to run: cpu, or an NVIDIA GPU, cuda or cuda:1
@@ -186,7 +186,7 @@ pub struct ExplainArgs {
     /// What happens to table values outside their axis
     #[arg(long, value_enum, default_value_t)]
     pub bounds: BoundsArg,
-    /// Most elements that an intermediate result may have
+    /// Most elements that intermediate results may have together at any time
     #[arg(long, value_name = "ELEMENTS")]
     pub memory_limit: Option<usize>,
     /// What to plan for: cpu, an NVIDIA GPU, cuda or cuda:1, or an H100 on paper, cuda:h100, which cuda means too

@@ -67,6 +67,11 @@ pub fn find_path(network: &Network<'_>, order: &Order) -> Result<Path, String> {
     }
 }
 
+/// The same order, its subtrees of a few operands ordered anew for other lengths.
+pub(crate) fn mended(network: &Network<'_>, path: &Path) -> Path {
+    Path { pairs: tree::mended(network, &path.pairs), method: path.method }
+}
+
 fn left_to_right(operands: usize, method: &'static str) -> Path {
     let pairs = (1..operands).map(|next| (if next == 1 { 0 } else { operands + next - 2 }, next)).collect();
     Path { pairs, method }

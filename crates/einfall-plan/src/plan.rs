@@ -27,7 +27,8 @@ use crate::problem::{LabelId, Problem, Term};
 pub struct PlanOptions {
     /// How to order more than two operands.
     pub order: Order,
-    /// Most elements that an intermediate result may have; labels are sliced until it holds.
+    /// Most elements of the intermediate results that live at the same time, together; labels are sliced until it holds.
+    /// Parts of the output that slices add up, conversions of operands and a kernel's scratch memory are not counted.
     pub memory_limit: Option<usize>,
     /// A kernel to prefer wherever it can run, for tests and experiments.
     pub kernel: Option<String>,

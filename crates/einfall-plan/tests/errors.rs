@@ -81,10 +81,10 @@ fn copies_too_large() {
 fn more_slices_than_can_be_counted() {
     // 2^64 of them wrap to none at all, after which the result would be whatever was in memory.
     let repeated = strided(&[1 << 16, 1 << 16], &[0, 0]);
-    let options = PlanOptions { memory_limit: Some(1), order: Order::LeftToRight, ..PlanOptions::default() };
+    let options = PlanOptions { memory_limit: Some(2), order: Order::LeftToRight, ..PlanOptions::default() };
     let error = refused("ab,cd,ac,bd->", &vec![repeated; 4], KERNELS, &options);
     assert_snapshot!(error, @"
-    keeping the memory limit of 1 takes more slices than can be counted
+    keeping the memory limit of 2 takes more slices than can be counted
     hint: raise `memory_limit`
     ");
 }

@@ -365,24 +365,18 @@ fn slices_over_a_label_of_the_output() {
     bij,bjk,kl->bil   b=7 i=20 j=30 k=20 l=3   f32
     result [7, 20, 3] f32, 2 threads, avx2
     order: exact
-    sliced over j: 30 times
-    1. bjk,kl->bl   left b=7, right l=3, contracted k=20
+    sliced over b: 7 times
+    1. bjk,kl->jl   left j=30, right l=3, contracted k=20
        rows         -             the summed loop is not contiguous in both inputs
-     * matrix       gemm             420 ns      840 FLOP       884 B
+     * matrix       gemm            1.80 µs    3.60 kFLOP     3.00 kB
        scatter      -             the output is not scattered by a table
-       loops        nest            4.20 µs      840 FLOP       884 B
-    2. bij,bl->bil   batch b=7, left i=20, right l=3
-       rows         -             needs exactly one summed loop
-     * matrix       gemm             420 ns      840 FLOP     2.32 kB
+       loops        nest            18.0 µs    3.60 kFLOP     3.00 kB
+    2. bij,jl->bil   left i=20, right l=3, contracted j=30
+       rows         -             the summed loop is not contiguous in both inputs
+     * matrix       gemm            1.80 µs    3.60 kFLOP     3.00 kB
        scatter      -             the output is not scattered by a table
-       loops        elementwise     4.20 µs      840 FLOP     2.32 kB
-    3. f32 to f32   left 012=420
-       why: the result is added up in its accumulator before it is stored
-       rows         -             needs two inputs
-       matrix       -             needs two plain inputs
-       scatter      -             the output is not scattered by a table
-     * loops        elementwise     4.20 µs      840 FLOP     3.36 kB
-    total   29.4 µs    51.2 kFLOP     99.6 kB; workspace 7.68 kB
+       loops        nest            18.0 µs    3.60 kFLOP     3.00 kB
+    total   25.2 µs    50.4 kFLOP     42.0 kB; workspace 4.48 kB
     ");
 }
 

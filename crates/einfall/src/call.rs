@@ -89,7 +89,7 @@ impl<'a> Einsum<'a> {
         self
     }
 
-    /// The most elements that an intermediate result may have.
+    /// The most elements that intermediate results may have together at any time; labels are sliced until it holds.
     #[must_use]
     pub fn memory_limit(mut self, elements: usize) -> Self {
         self.plan.memory_limit = Some(elements);

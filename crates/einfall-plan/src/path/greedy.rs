@@ -54,16 +54,19 @@ struct Search<'a> {
     /// Tensors that have a label, by position.
     holders: Vec<Vec<usize>>,
     heap: BinaryHeap<Reverse<Candidate>>,
+    /// Pairs that were looked at.
+    candidates: usize,
 }
 
-/// Pairs of positions, as in [`Path`](super::Path).
-pub(super) fn greedy(leaves: &Leaves, taste: Taste) -> Vec<(usize, usize)> {
+/// Pairs of positions, as in [`Path`](super::Path), and how many pairs were looked at.
+pub(super) fn greedy(leaves: &Leaves, taste: Taste) -> (Vec<(usize, usize)>, usize) {
     let mut search = Search {
         leaves,
         taste,
         tensors: Vec::with_capacity(2 * leaves.sets.len()),
         holders: vec![Vec::new(); leaves.lens.len()],
         heap: BinaryHeap::new(),
+        candidates: 0,
     };
     for labels in &leaves.sets {
         search.add(labels.clone());
@@ -83,7 +86,7 @@ pub(super) fn greedy(leaves: &Leaves, taste: Taste) -> Vec<(usize, usize)> {
         let joined = search.join(first.a.min(second.a), first.a.max(second.a), &mut pairs);
         rest.push(entry(&search, joined));
     }
-    pairs
+    (pairs, search.candidates)
 }
 
 impl Search<'_> {
@@ -108,6 +111,7 @@ impl Search<'_> {
         self.tensors.push(Some((labels, size)));
         neighbours.sort_unstable();
         neighbours.dedup();
+        self.candidates += neighbours.len();
         for other in neighbours {
             let used = size + self.tensors[other].as_ref().expect("holders are unused").1;
             let made = self.leaves.size(self.product(other, at).iter());

@@ -88,48 +88,75 @@ impl Leaves {
 /// What an element that is written, and read again later, costs in multiply-adds. Measured: 8 bytes through a cache take
 /// as long as four multiply-adds of a matrix product.
 const WRITTEN: f64 = 4.0;
-/// Seconds of a multiply-add, for the length of the search: about those of one core.
-const MULTIPLY_ADD_SECONDS: f64 = 2e-11;
-/// Runs that a search may take as long as: an order is found once and used often.
-const RUNS: f64 = 8.0;
-/// Seconds of a greedy search for each operand, and of ordering a subtree of [`LARGE`] or [`SMALL`] leaves.
-const GREEDY_SECONDS: f64 = 3e-6;
-const LARGE_SECONDS: f64 = 60e-6;
-const SMALL_SECONDS: f64 = 6e-6;
+/// Seconds of a multiply-add, for the length of the search: what networks take, between the rates of one core's matrix
+/// product and of its memory.
+const MULTIPLY_ADD_SECONDS: f64 = 4e-11;
+/// Runs that a search may take as long as: an order is found once, and often used once.
+const RUNS: f64 = 1.5;
+/// Seconds of a greedy search for each pair that it looks at, and of ordering a subtree of [`LARGE`] or [`SMALL`] leaves.
+const CANDIDATE_SECONDS: f64 = 0.25e-6;
+const LARGE_SECONDS: f64 = 40e-6;
+const SMALL_SECONDS: f64 = 5e-6;
 /// Leaves of a subtree that is ordered exactly, where there is much time for it, and where there is little.
 const LARGE: usize = 8;
 const SMALL: usize = 6;
-/// Greedy orders at most.
-const MOST_TRIALS: usize = 32;
+/// Greedy orders at most, and so many of them in a row that are no better.
+const MOST_TRIALS: usize = 64;
+const PATIENCE: usize = 8;
+/// Orders that are mended at most.
+const MENDED: usize = 4;
 
 /// The cheapest order that a search of suitable length finds.
+///
+/// The better the best order so far, the less there is to win: the search ends when it has taken as long as some runs.
 pub(super) fn search(network: &Network<'_>) -> Vec<(usize, usize)> {
     let leaves = Leaves::new(network);
-    let operands = leaves.sets.len() as f64;
-    let mut best = Tree::new(&leaves, &greedy(&leaves, Taste { alpha: 1.0, temperature: 0.0, seed: 0 }));
-    let budget = RUNS * best.cost() * MULTIPLY_ADD_SECONDS;
-    let trials = (budget / (operands * GREEDY_SECONDS)).min(MOST_TRIALS as f64) as usize;
-    for trial in 1..trials {
-        let alpha = [1.0, 0.5, 0.0, 2.0][trial % 4];
-        let temperature = [0.0, 0.1, 0.3, 1.0][trial / 4 % 4];
-        let tree = Tree::new(&leaves, &greedy(&leaves, Taste { alpha, temperature, seed: trial as u64 }));
-        if tree.cost() < best.cost() {
-            best = tree;
+    let mut spent = 0.0;
+    let trial = |number: usize| {
+        let alpha = [1.0, 0.5, 0.0, 2.0][number % 4];
+        let temperature = [0.0, 0.1, 0.3, 1.0][number / 4 % 4];
+        let (pairs, candidates) = greedy(&leaves, Taste { alpha, temperature, seed: number as u64 });
+        (Tree::new(&leaves, &pairs), candidates as f64 * CANDIDATE_SECONDS)
+    };
+    let enough = |cost: f64, spent: f64| spent > RUNS * cost * MULTIPLY_ADD_SECONDS;
+    let mut found = vec![trial(0).0];
+    let mut idle = 0;
+    for number in 1..MOST_TRIALS {
+        if enough(found[0].cost(), spent) || idle == PATIENCE {
+            break;
+        }
+        let (tree, seconds) = trial(number);
+        spent += seconds;
+        idle = if tree.cost() < 0.99 * found[0].cost() { 0 } else { idle + 1 };
+        let place = found.partition_point(|other| other.cost() <= tree.cost());
+        found.insert(place, tree);
+        found.truncate(MENDED);
+    }
+    // A search for orders and one to mend them take half of the time each; an order that is mended may overtake another.
+    let least = found[0].cost();
+    for tree in &mut found {
+        if !enough(least, spent / 2.0) {
+            spent += tree.mend(&leaves, SMALL);
         }
     }
-    for _ in 0..2 {
-        let most = match best.cost() * MULTIPLY_ADD_SECONDS * RUNS / operands {
-            seconds if seconds > LARGE_SECONDS => LARGE,
-            seconds if seconds > SMALL_SECONDS => SMALL,
-            _ => break,
-        };
+    let mut best = found.into_iter().reduce(|best, tree| if tree.cost() < best.cost() { tree } else { best });
+    let best = best.as_mut().expect("the first order");
+    while !enough(best.cost(), spent / 2.0) {
         let before = best.cost();
-        best.mend(&leaves, most);
+        spent += best.mend(&leaves, LARGE);
         if best.cost() > 0.99 * before {
             break;
         }
     }
-    best.pairs()
+    best.pairs(&leaves)
+}
+
+/// The same order with subtrees mended, for about as long as one run takes.
+pub(super) fn mended(network: &Network<'_>, pairs: &[(usize, usize)]) -> Vec<(usize, usize)> {
+    let leaves = Leaves::new(network);
+    let mut tree = Tree::new(&leaves, pairs);
+    tree.mend(&leaves, SMALL);
+    tree.pairs(&leaves)
 }
 
 /// A node: a leaf without children, or the product of two others.
@@ -172,9 +199,10 @@ impl Tree {
         self.nodes.iter().map(|node| node.cost).sum()
     }
 
-    /// Orders every subtree of at most so many leaves that matters exactly, from the leaves to the root.
-    fn mend(&mut self, leaves: &Leaves, most: usize) {
-        let matters = self.cost() * 1e-4;
+    /// Orders every subtree of at most so many leaves that matters exactly, from the leaves to the root. Returns about how
+    /// many seconds that took.
+    fn mend(&mut self, leaves: &Leaves, most: usize) -> f64 {
+        let (matters, mut seconds) = (self.cost() * 1e-4, 0.0);
         for root in self.inner_nodes() {
             // The subtree's leaves: what is most expensive to make is opened first.
             let mut frontier: SmallVec<[usize; LARGE]> = SmallVec::from_slice(&[root]);
@@ -194,8 +222,10 @@ impl Tree {
             let before: f64 = opened.iter().map(|&at| self.nodes[at].cost).sum();
             if frontier.len() > 2 && before > matters {
                 self.reorder(leaves, root, &frontier, &opened, before);
+                seconds += if frontier.len() > SMALL { LARGE_SECONDS } else { SMALL_SECONDS };
             }
         }
+        seconds
     }
 
     /// Makes a subtree over these leaves the cheapest there is, in place of the opened nodes, the root first among them.
@@ -252,18 +282,37 @@ impl Tree {
         order
     }
 
-    fn pairs(&self) -> Vec<(usize, usize)> {
+    /// Pairs of positions; of two subtrees the one comes first that lets fewer elements live at a time.
+    fn pairs(&self, leaves: &Leaves) -> Vec<(usize, usize)> {
+        let inner = self.inner_nodes();
+        let size = |at: usize| match self.nodes[at].children {
+            Some(_) => leaves.size(self.nodes[at].labels.iter()),
+            None => 0.0,
+        };
+        // Most elements that live while a subtree is contracted (Sethi and Ullman's numbers, 1970).
+        let mut peaks = vec![0.0f64; self.nodes.len()];
+        let mut sorted = vec![None; self.nodes.len()];
+        for &at in &inner {
+            let (a, b) = self.nodes[at].children.expect("an inner node");
+            let (size_a, size_b) = (size(a), size(b));
+            let (a_first, b_first) = (peaks[a].max(size_a + peaks[b]), peaks[b].max(size_b + peaks[a]));
+            peaks[at] = a_first.min(b_first).max(size_a + size_b + size(at));
+            sorted[at] = Some(if b_first < a_first { (b, a) } else { (a, b) });
+        }
         let mut position: Vec<usize> = (0..self.nodes.len()).collect();
-        let order = self.inner_nodes();
-        order
-            .iter()
-            .enumerate()
-            .map(|(number, &at)| {
-                let (a, b) = self.nodes[at].children.expect("an inner node");
-                position[at] = self.operands + number;
-                (position[a].min(position[b]), position[a].max(position[b]))
-            })
-            .collect()
+        let mut pairs = Vec::with_capacity(inner.len());
+        let mut open = vec![(self.root, false)];
+        while let Some((at, ready)) = open.pop() {
+            let Some((first, second)) = sorted[at] else { continue };
+            if !ready {
+                open.extend([(at, true), (second, false), (first, false)]);
+                continue;
+            }
+            position[at] = self.operands + pairs.len();
+            let (a, b) = (position[first], position[second]);
+            pairs.push((a.min(b), a.max(b)));
+        }
+        pairs
     }
 }
 

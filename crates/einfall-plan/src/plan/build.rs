@@ -8,7 +8,7 @@ use super::{Plan, PlanError, PlanOptions, Slot, Step, Temp, memory, slice};
 use crate::contraction::{Access, Contraction, Loop, Role, classify};
 use crate::kernel::{KernelSpec, choose};
 use crate::machine::Machine;
-use crate::path::{Network, find_path};
+use crate::path::{Network, Order, find_path};
 use crate::problem::{LabelId, Problem, Term};
 
 /// An operand or intermediate result that is still to be contracted.
@@ -64,7 +64,7 @@ pub(super) fn build(
     let label_sets: Vec<Vec<LabelId>> = operands.iter().map(|pending| pending.labels.clone()).collect();
     let lens = |label: LabelId| problem.len(label);
     let network = Network { operands: &label_sets, lens: &lens, output: &output_labels };
-    let path = find_path(&network, &options.order).map_err(PlanError::Path)?;
+    let mut path = find_path(&network, &options.order).map_err(PlanError::Path)?;
     if let Some(empty) = problem.labels.iter().position(|label| label.len == 0) {
         let step = nothing(&problem, LabelId(empty as u32), machine, kernels, options)?;
         return Ok(Plan {
@@ -80,7 +80,8 @@ pub(super) fn build(
             problem,
         });
     }
-    let sliced = slice::choose_slices(&network, &path, options.memory_limit)?;
+    let fixed = !matches!(options.order, Order::Auto | Order::Greedy);
+    let sliced = slice::choose_slices(&network, &mut path, options.memory_limit, fixed)?;
 
     let steps_of = |narrow: bool| {
         let mut builder = Builder {
@@ -166,15 +167,11 @@ impl Builder<'_> {
     fn run(&mut self, operands: Vec<Pending>, pairs: &[(usize, usize)]) -> Result<Ending, PlanError> {
         // A sliced label that is summed over makes every slice a part of the sum.
         let summed = self.sliced.iter().any(|label| !self.output_labels.contains(label));
-        let single = operands.len() == 1;
-        let mut list: Vec<Option<Pending>> = Vec::with_capacity(operands.len() + pairs.len());
-        for operand in operands {
-            let reduced = if single { operand } else { self.sum_lone_labels(operand)? };
-            list.push(Some(reduced));
-        }
+        let mut list: Vec<Option<Pending>> = operands.into_iter().map(Some).collect();
         for (at, &(first, second)) in pairs.iter().enumerate() {
-            let left = list[first].take().expect("each position is used once");
-            let right = list[second].take().expect("each position is used once");
+            // Summed as late as may be, so that few sums live at a time.
+            let left = self.sum_lone_labels(list[first].take().expect("each position is used once"))?;
+            let right = self.sum_lone_labels(list[second].take().expect("each position is used once"))?;
             if at + 1 == pairs.len() {
                 return self.finish(left, Some(right), summed);
             }
@@ -187,7 +184,9 @@ impl Builder<'_> {
 
     /// Sums over labels that only this operand has, before it meets others.
     fn sum_lone_labels(&mut self, pending: Pending) -> Result<Pending, PlanError> {
-        let lone = |label: &LabelId| self.uses[label] == 1 && self.problem.len(*label) != 1;
+        // A sliced label has one value here, though intermediate results no longer name it.
+        let lone =
+            |label: &LabelId| self.uses[label] == 1 && self.problem.len(*label) != 1 && !self.sliced.contains(label);
         if !pending.term.is_plain() || !pending.labels.iter().any(lone) {
             return Ok(pending);
         }

@@ -1,64 +1,160 @@
-//! Slicing: labels whose values run in an outer loop, so that intermediate results stay within a limit.
+//! Slicing: labels whose values run in an outer loop, so that intermediate results stay within a limit together.
 
 use std::collections::BTreeMap;
 
 use super::PlanError;
-use crate::path::{Network, Path};
+use crate::path::{Network, Path, mended};
 use crate::problem::LabelId;
 
-/// Slices labels, largest saving first, until every intermediate result has at most `limit` elements.
+/// Slices labels until the intermediate results that live at the same time have at most `limit` elements together, and
+/// orders the path anew for what is left. The path may change; `fixed` keeps it.
 ///
-/// Deterministic: among labels of the largest intermediate result, the longest; on a tie, the first.
+/// The label that is sliced is one of those that live where most elements do: the one that adds the least work for what
+/// it saves, as in Gray and Kourtis, "Hyper-optimized tensor network contraction" (2021). Deterministic; on a tie the first.
 pub(super) fn choose_slices(
     network: &Network<'_>,
-    path: &Path,
+    path: &mut Path,
     limit: Option<usize>,
+    fixed: bool,
 ) -> Result<Vec<LabelId>, PlanError> {
     let Some(limit) = limit else { return Ok(Vec::new()) };
-    let intermediates = intermediates(network, path);
     let mut sliced: Vec<LabelId> = Vec::new();
+    let mut steps = Steps::of(network, path);
     loop {
-        let elements = |labels: &Vec<LabelId>| -> u128 {
-            let lens =
-                labels.iter().filter(|label| !sliced.contains(label)).map(|&label| (network.lens)(label) as u128);
-            lens.fold(1, u128::saturating_mul)
-        };
-        let Some((needed, largest)) = intermediates.iter().map(|labels| (elements(labels), labels)).max_by_key(|e| e.0)
-        else {
-            return Ok(sliced);
-        };
-        if needed <= limit as u128 {
+        let peak = steps.peak(network, &sliced);
+        if peak.elements <= limit as f64 {
             let mut lens = sliced.iter().map(|&label| (network.lens)(label));
             let slices = lens.try_fold(1usize, usize::checked_mul);
             return slices.map(|_| sliced).ok_or(PlanError::TooManySlices { limit });
         }
-        let candidates = largest.iter().filter(|label| !sliced.contains(label) && (network.lens)(**label) > 1);
-        let longest = candidates.max_by_key(|&&label| ((network.lens)(label), std::cmp::Reverse(label))).copied();
-        sliced.push(longest.ok_or(PlanError::MemoryLimit { needed, limit })?);
+        let work = steps.work(network, &sliced);
+        let mut labels: Vec<LabelId> = peak.live.iter().flat_map(|tensor| tensor.iter().copied()).collect();
+        labels.sort_unstable();
+        labels.dedup();
+        labels.retain(|label| !sliced.contains(label) && (network.lens)(*label) > 1);
+        let mut best: Option<(f64, LabelId)> = None;
+        for label in labels {
+            sliced.push(label);
+            let saved = peak.elements / peak.live.iter().map(|tensor| size(network, &sliced, tensor)).sum::<f64>();
+            let more = steps.work(network, &sliced) * (network.lens)(label) as f64 / work;
+            sliced.pop();
+            // More work for each halving; a label that changes nothing where it is tight has nothing to offer.
+            let price = more.max(1.0).ln() / saved.ln().max(1e-9);
+            if best.is_none_or(|(least, _)| price < least) {
+                best = Some((price, label));
+            }
+        }
+        let Some((_, label)) = best else {
+            return Err(PlanError::MemoryLimit { needed: peak.elements as u128, limit });
+        };
+        sliced.push(label);
+        if !fixed {
+            let lens = |label: LabelId| if sliced.contains(&label) { 1 } else { (network.lens)(label) };
+            let rest = Network { operands: network.operands, lens: &lens, output: network.output };
+            let other = mended(&rest, path);
+            let changed = Steps::of(network, &other);
+            let tight = steps.peak(network, &sliced).elements.max(limit as f64);
+            let fits = changed.peak(network, &sliced).elements <= tight;
+            if fits && changed.work(network, &sliced) < steps.work(network, &sliced) {
+                (*path, steps) = (other, changed);
+            }
+        }
     }
 }
 
-/// Labels of every intermediate result of a path; the last pair writes the output and is not one.
-fn intermediates(network: &Network<'_>, path: &Path) -> Vec<Vec<LabelId>> {
-    let mut uses: BTreeMap<LabelId, usize> = BTreeMap::new();
-    for &label in network.operands.iter().flatten().chain(network.output) {
-        *uses.entry(label).or_default() += 1;
-    }
-    let mut list: Vec<Vec<LabelId>> = network.operands.to_vec();
-    for &(a, b) in &path.pairs {
-        let mut labels = list[a].clone();
-        labels.extend(&list[b]);
-        for label in &labels {
-            *uses.get_mut(label).expect("counted") -= 1;
+/// Elements of a tensor in one slice.
+fn size(network: &Network<'_>, sliced: &[LabelId], labels: &[LabelId]) -> f64 {
+    let kept = labels.iter().filter(|label| !sliced.contains(label));
+    kept.map(|&label| (network.lens)(label) as f64).product()
+}
+
+/// What the pairs of a path make, and what they read.
+struct Steps {
+    /// The labels of all tensors: operands, where a sum comes before they meet others, and results.
+    stored: Vec<Option<Vec<LabelId>>>,
+    pairs: Vec<(usize, usize)>,
+    /// Labels that a pair runs over.
+    loops: Vec<Vec<LabelId>>,
+    operands: usize,
+}
+
+/// Where most elements live.
+struct Peak<'a> {
+    elements: f64,
+    live: Vec<&'a Vec<LabelId>>,
+}
+
+impl Steps {
+    fn of(network: &Network<'_>, path: &Path) -> Steps {
+        let mut uses: BTreeMap<LabelId, usize> = BTreeMap::new();
+        for &label in network.operands.iter().flatten().chain(network.output) {
+            *uses.entry(label).or_default() += 1;
         }
-        labels.sort_unstable();
-        labels.dedup();
-        labels.retain(|label| uses[label] > 0);
-        for label in &labels {
-            *uses.get_mut(label).expect("counted") += 1;
+        let operands = network.operands.len();
+        let mut stored: Vec<Option<Vec<LabelId>>> = Vec::with_capacity(operands + path.pairs.len());
+        let mut labels: Vec<Vec<LabelId>> = Vec::with_capacity(operands + path.pairs.len());
+        for operand in network.operands {
+            let lone = |label: &LabelId| uses[label] == 1 && (network.lens)(*label) != 1;
+            let summed = operands > 1 && operand.iter().any(lone);
+            let rest: Vec<LabelId> = operand.iter().copied().filter(|label| !lone(label)).collect();
+            stored.push(summed.then(|| rest.clone()));
+            labels.push(rest);
         }
-        list.push(labels);
+        let mut loops = Vec::with_capacity(path.pairs.len());
+        for (number, &(a, b)) in path.pairs.iter().enumerate() {
+            let mut all = labels[a].clone();
+            all.extend(&labels[b]);
+            for label in &all {
+                *uses.get_mut(label).expect("counted") -= 1;
+            }
+            all.sort_unstable();
+            all.dedup();
+            loops.push(all.clone());
+            all.retain(|label| uses[label] > 0);
+            for label in &all {
+                *uses.get_mut(label).expect("counted") += 1;
+            }
+            // The last pair writes the output.
+            stored.push((number + 1 < path.pairs.len()).then(|| all.clone()));
+            labels.push(all);
+        }
+        Steps { stored, pairs: path.pairs.clone(), loops, operands }
     }
-    list.pop();
-    list.split_off(network.operands.len().min(list.len()))
+
+    /// Multiply-adds of one slice.
+    fn work(&self, network: &Network<'_>, sliced: &[LabelId]) -> f64 {
+        self.loops.iter().map(|labels| size(network, sliced, labels)).sum()
+    }
+
+    /// The pair during which most elements live.
+    fn peak(&self, network: &Network<'_>, sliced: &[LabelId]) -> Peak<'_> {
+        let sizes: Vec<f64> = self
+            .stored
+            .iter()
+            .map(|labels| labels.as_ref().map_or(0.0, |labels| size(network, sliced, labels)))
+            .collect();
+        let (mut live, mut most, mut at) = (0.0, 0.0, None);
+        for (number, &(a, b)) in self.pairs.iter().enumerate() {
+            let result = self.operands + number;
+            // Operands are summed just before they meet another.
+            let made = [a, b].into_iter().filter(|&tensor| tensor < self.operands).map(|tensor| sizes[tensor]);
+            live += made.sum::<f64>() + sizes[result];
+            if live > most {
+                (most, at) = (live, Some(number));
+            }
+            live -= sizes[a] + sizes[b];
+        }
+        let Some(at) = at else { return Peak { elements: 0.0, live: Vec::new() } };
+        let mut used = vec![false; self.stored.len()];
+        for &(a, b) in &self.pairs[..at] {
+            (used[a], used[b]) = (true, true);
+        }
+        let (a, b) = self.pairs[at];
+        let lives = |&tensor: &usize| match tensor {
+            operand if operand < self.operands => operand == a || operand == b,
+            result => result <= self.operands + at && !used[result],
+        };
+        let live = (0..self.stored.len()).filter(lives).filter_map(|tensor| self.stored[tensor].as_ref()).collect();
+        Peak { elements: most, live }
+    }
 }
