@@ -191,7 +191,8 @@ def _register(primitive: Primitive, results: Any, on_host: Any, call: Any) -> No
         return [ShapedArray(one.shape, one.dtype) for one in results(arguments, settings)]
 
     def foreign(*arguments: Any, settings: Settings) -> Any:
-        return jax.ffi.ffi_call(_TARGET, results(arguments, settings))(*arguments, call=call(arguments, settings))
+        made: Any = jax.ffi.ffi_call(_TARGET, results(arguments, settings))
+        return made(*arguments, call=call(arguments, settings))
 
     def called_back(*arguments: Any, settings: Settings) -> Any:
         return jax.pure_callback(lambda *given: on_host(given, settings), results(arguments, settings), *arguments)

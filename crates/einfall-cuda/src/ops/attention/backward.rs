@@ -4,10 +4,10 @@
 //! gradient of its query. Then, through the inverse, each row: the gradients of key and value, summed over the places that
 //! name it, in order.
 
-use super::{AttentionLowering, nest};
 use super::inverse::Inverse;
 use super::lists::{Lists, More, Moves};
 use super::rows::{BLOCK, LANES, Shape};
+use super::{AttentionLowering, nest};
 use crate::ops::{LAUNCH_SECONDS, blocks_for};
 use crate::text::Task;
 
@@ -157,7 +157,8 @@ fn by_row(lowering: &AttentionLowering<'_>, lists: &Lists<'_>, rows: &Rows<'_>, 
     let shape = Shape::new(lists, lowering, rows.usual, 4);
     let shape = if heavy { Shape { least: 1, ..shape } } else { shape };
     // The warps of a block leave their sums of a row in its shared memory.
-    let row = (lists.d() + shape.vectors.0 * shape.lanes + lists.e() + shape.vectors.1 * shape.lanes) * lists.accumulator();
+    let row =
+        (lists.d() + shape.vectors.0 * shape.lanes + lists.e() + shape.vectors.1 * shape.lanes) * lists.accumulator();
     let threads = if heavy { (32 * (40960 / row).max(1)).min(BLOCK) } else { BLOCK };
     let source = format!(
         "{}{}{}#define PART {PART}\n#define HEAVY {}\n{LANES}{}",
