@@ -199,6 +199,19 @@ impl Plan {
         Ok(plan)
     }
 
+    /// The half type that intermediate results are rounded to, and how many are.
+    pub fn rounded(&self) -> Option<(DType, usize)> {
+        // A conversion has another type than what it writes, and rounds nothing that was summed.
+        let is_rounded = |step: &&Step| {
+            let Contraction { dtype, out_dtype, .. } = &step.contraction;
+            matches!(step.output.0, Slot::Temp(_))
+                && matches!(out_dtype, DType::F16 | DType::BF16)
+                && dtype == out_dtype
+        };
+        let rounded = || self.steps.iter().filter(is_rounded);
+        rounded().next().map(|step| (step.contraction.out_dtype, rounded().count()))
+    }
+
     /// Predicted cost of one run, all slices together.
     pub fn cost(&self) -> Cost {
         let slices = self.slice_count();

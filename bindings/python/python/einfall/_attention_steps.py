@@ -80,19 +80,6 @@ class _Parts:
                 return self.spread(found, text.partition("->")[2])
         return self.spread(array, self.terms.operands[1][axis][1])
 
-    def gradient(self, text: str, operand: int, arguments: Sequence[Any], grad: Any) -> Any:
-        """The gradient of one of the einsums for an operand."""
-        terms = _terms.expand(text, tuple(len(one.shape) for one in arguments))
-        sizes = {label: length for label, length in self.known.items() if label in text}
-        call = _terms.gradient(terms, operand, [one.shape for one in arguments], sizes)
-        given = [grad if at is None else arguments[at] for at in call.arguments]
-        lens = dict(call.sizes)
-        at, term, _ = terms.arguments[operand]
-        for axis, length in zip(term, call.shape):
-            if axis[0] != "label":
-                lens[_terms.axis_text(axis)] = length
-        return _einsum(call.equation, given, lens, self.settings.bounds)
-
     def valid(self) -> Any:
         """Whether a score has a key; axes may have length 1."""
         module, place = self.library.module, self.library.place
@@ -133,43 +120,6 @@ def forward(library: Library, settings: Settings, operands: Sequence[Any]) -> tu
     weights, lse = parts.weights()
     out = parts.einsum(parts.steps.values, weights, parts.value, *parts.tables)
     return library.cast(out, operands[0].dtype), library.constant(lse)
-
-
-def backward(
-    library: Library, settings: Settings, operands: Sequence[Any], out: Any, grad: Any, numbers: Sequence[int]
-) -> list[Any]:
-    """The gradients of the operands with these numbers among the arguments, none of which is a table."""
-    text, given = _attention_terms.padded(settings.equation, operands, library.module, library.place)
-    parts = _Parts(library, settings._replace(equation=text), given)
-    weights, _ = parts.weights()
-    terms, labels = parts.terms, parts.steps.labels
-    tables = [*parts.tables]
-    output, value = _terms.term_text(terms.output), _terms.term_text(terms.operands[2])
-    grad, out = (library.cast(one, weights.dtype) for one in (grad, out))
-    pulled = parts.einsum(f"{output},{value}->{labels}", grad, parts.value, *tables)
-    rows = labels[: parts.rows]
-    along = parts.einsum(f"{output},{output}->{rows}", grad, out)
-    change = weights * (pulled - parts.spread(along, rows))
-    found = []
-    for number in numbers:
-        if number == 2 + len(tables):
-            one = parts.gradient(parts.steps.values, 1, [weights, parts.value, *tables], grad)
-        elif number == 3 + len(tables):
-            text = f"{_terms.term_text(terms.operands[3])}->{parts.steps.bias}"
-            one = change
-            for at, label in reversed(list(enumerate(labels))):
-                if label not in parts.steps.bias:
-                    one = one.sum(at)
-            one = parts.einsum("->".join(reversed(text.split("->"))), one)
-        else:
-            scores = [parts.query, parts.key, *tables]
-            one = parts.gradient(parts.steps.scores, number, scores, change) * parts.scale
-        shape = operands[number].shape
-        for at, length in enumerate(shape):
-            if length != one.shape[at]:
-                one = one.sum(at, keepdims=True)
-        found.append(library.cast(one, operands[number].dtype))
-    return found
 
 
 def _attend(

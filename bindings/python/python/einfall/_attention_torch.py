@@ -181,19 +181,14 @@ def _autocast(equation: str, operands: Sequence[torch.Tensor], *rest: Any) -> tu
     return out, lse
 
 
-def _settings(
-    equation: str, operands: Sequence[torch.Tensor], sizes: Mapping[str, int], *rest: Any
-) -> tuple[_attention_steps.Library, _attention_steps.Settings]:
-    place = {"device": operands[0].device}
-    library = _attention_steps.Library(torch, torch.Tensor.detach, torch.Tensor.to, place)
-    return library, _attention_steps.Settings(equation, tuple(sizes.items()), *rest)
-
-
 def _composed(
     equation: str, operands: Sequence[torch.Tensor], sizes: Mapping[str, int], *rest: Any
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Attention made of einsums, which may be derived and transformed in any way."""
-    return _attention_steps.forward(*_settings(equation, operands, sizes, *rest), operands)
+    place = {"device": operands[0].device}
+    library = _attention_steps.Library(torch, torch.Tensor.detach, torch.Tensor.to, place)
+    settings = _attention_steps.Settings(equation, tuple(sizes.items()), *rest)
+    return _attention_steps.forward(library, settings, operands)
 
 
 for _key in ("CPU", "CUDA"):

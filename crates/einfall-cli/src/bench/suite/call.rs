@@ -1,6 +1,6 @@
 //! A problem as a call of ours: an einsum, or attention with or without its gradients.
 
-use einfall::{Argument, Attend, Cost, Einsum, Error, PreparedAttention, Saved, Tensor, View};
+use einfall::{Argument, Attend, Cost, DType, Einsum, Error, PreparedAttention, Saved, Tensor, View};
 
 use super::cases::Kind;
 use super::data::Data;
@@ -82,6 +82,14 @@ impl<'a> Call<'a> {
                 let ways = attending.plans().map(|plan| format!("{} ({})", plan.estimate().way, plan.kernel()));
                 ways.collect::<Vec<_>>().join(" + ")
             }
+        }
+    }
+
+    /// The half type that intermediate results are rounded to, if they are.
+    pub(super) fn rounds_to(&self) -> Option<DType> {
+        match self {
+            Self::Einsum(timed) => timed.prepared().plan().rounded().map(|(dtype, _)| dtype),
+            Self::Attention(_) => None,
         }
     }
 

@@ -136,11 +136,6 @@ impl<'a> Oracle<'a> {
         Some(Self { lens, walkers, factors, out, shape: shape.to_vec(), dtype })
     }
 
-    /// Number of operands.
-    pub(super) fn factors(&self) -> usize {
-        self.factors.len()
-    }
-
     /// Shape of the result.
     pub(super) fn shape(&self) -> &[usize] {
         &self.shape

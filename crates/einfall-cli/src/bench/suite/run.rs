@@ -97,7 +97,7 @@ impl Bench<'_> {
             }
         };
         let oracle = Reference::new(problem, &data);
-        let compared = oracle.compare(&result);
+        let compared = oracle.compare(&result, call.rounds_to());
         drop(result);
         // What is counted is the host's memory.
         let peak_bytes = match self.opened.gpu() {
@@ -235,11 +235,10 @@ impl<'a> Reference<'a> {
         }
     }
 
-    fn compare(&self, result: &Tensor) -> Compared {
+    /// Our result, whose intermediate results are rounded to a half type where the plan says so.
+    fn compare(&self, result: &Tensor, rounds_to: Option<DType>) -> Compared {
         let (positions, values) = sample(result);
-        // On a GPU intermediate results of half types may be rounded.
-        let chained = matches!(self, Self::Einsum(oracle, _) if oracle.factors() > 2);
-        let sums_in = if chained { self.dtype() } else { self.dtype().accumulator() };
+        let sums_in = rounds_to.unwrap_or_else(|| self.dtype().accumulator());
         self.check(result.shape(), &positions, &values, sums_in)
     }
 
