@@ -1,12 +1,13 @@
 //! How long a plan takes on the GPU alone, without the host: launches captured into a graph that is replayed.
 //!
-//! *In*: a plan and views of the host's memory, which are copied once. *Out*: seconds a launch. *Callers*: the facade, for
+//! *In*: a plan, of a contraction or of attention, and views of the host's memory, which are copied once. *Out*: seconds a launch. *Callers*: the facade, for
 //! benchmarks.
 
 use cudarc::driver::{result, sys};
-use einfall_plan::{Plan, RunError};
-use einfall_tensor::{Tensor, View};
+use einfall_plan::{AttentionPlan, Plan, RunError, Saved};
+use einfall_tensor::{DType, Tensor, View};
 
+use crate::attention::{AttentionPointers, check_lists};
 use crate::device::{Copied, CudaDevice};
 use crate::driver::{DevicePointer, Gpu, Memory, Stream, checked};
 use crate::{CudaError, check};
@@ -48,24 +49,103 @@ impl CudaDevice {
         let workspace = Memory::new(gpu, program.workspace_bytes)?;
         let _alone = self.alone();
         self.take_bad_table();
-        let launches = launches.max(1);
-        let graph = Graph::captured(gpu, |stream| {
-            for _ in 0..launches {
-                // SAFETY: the copies are as large as the views, whose layouts were compared with the plan; they outlive
-                // the graph, which is declared after them.
-                unsafe { self.launch(&program, &pointers, out.pointer(), workspace.pointer(), stream)? };
-            }
-            Ok(())
+        let seconds = self.replays(launches, rounds, |stream| {
+            // SAFETY: the copies are as large as the views, whose layouts were compared with the plan; they outlive the
+            // graph, which is gone when this returns.
+            unsafe { self.launch(&program, &pointers, out.pointer(), workspace.pointer(), stream) }
         })?;
-        graph.replay()?;
-        let mut seconds = Vec::with_capacity(rounds);
-        for _ in 0..rounds {
-            seconds.push(graph.replay()? / launches as f64);
-        }
         if self.take_bad_table() {
             return Err(check::first_bad_value(plan, arguments).unwrap_or(RunError::Changed));
         }
         Ok(seconds)
+    }
+
+    /// As [`CudaDevice::replay_seconds`], of attention: forward, or forward with the log-sum-exp and then the gradients,
+    /// whose plan comes with the gradient of the output.
+    ///
+    /// # Errors
+    /// As [`Device::attend`](einfall_plan::Device::attend) and
+    /// [`Device::attend_backward`](einfall_plan::Device::attend_backward); memory of the GPU that is not there.
+    ///
+    /// # Safety
+    /// As these two: the plans are what [`AttentionPlan::new`] made with this device's machine and kernels of attention,
+    /// unchanged.
+    pub unsafe fn replay_attention_seconds(
+        &self,
+        forward: &AttentionPlan,
+        backward: Option<(&AttentionPlan, &View<'_>)>,
+        arguments: &[View<'_>],
+        launches: usize,
+        rounds: usize,
+    ) -> Result<Vec<f64>, RunError> {
+        let gpu = self.gpu();
+        // Arrays of these layouts, which are compared and never touched.
+        let array = |dtype: DType, shape: &[usize]| {
+            // SAFETY: nothing reads it.
+            unsafe { Tensor::uninit(dtype, shape) }.map_err(|error| RunError::Device { reason: error.to_string() })
+        };
+        let output = &forward.problem.output;
+        let mut out = array(output.dtype, &output.layout.shape)?;
+        let mut lse = array(forward.attention.accumulator, &forward.lse.shape)?;
+        forward.check_forward(arguments, &out.view_mut(), Some(&lse.view_mut()))?;
+        let mut gradients: [Option<Tensor>; 4] = [None, None, None, None];
+        if let Some((plan, grad_out)) = backward {
+            for (operand, gradient) in gradients.iter_mut().enumerate().filter(|&(operand, _)| plan.wanted[operand]) {
+                let argument = &plan.arguments[plan.problem.operands[operand].argument];
+                *gradient = Some(array(argument.dtype, &argument.layout.shape)?);
+            }
+            let views = gradients.each_mut().map(|gradient| gradient.as_mut().map(Tensor::view_mut));
+            let saved = Saved { out: out.view(), lse: lse.view(), grad_out: grad_out.clone() };
+            plan.check_backward(arguments, &saved, &views)?;
+        }
+        check_lists(forward, arguments)?;
+        let copies = arguments.iter().map(|view| Copied::of(gpu, view)).collect::<Result<Vec<_>, _>>()?;
+        let given: Vec<DevicePointer> = copies.iter().map(|copy| copy.first).collect();
+        let out = Copied::to(gpu, &mut out.view_mut())?;
+        let lse = Copied::to(gpu, &mut lse.view_mut())?;
+        let log_sum = if backward.is_some() { lse.first } else { 0 };
+        let pointers = AttentionPointers { arguments: &given, out: out.first, lse: log_sum, ..Default::default() };
+        let mut passes = vec![(self.prepare_attention(forward, &pointers)?, pointers)];
+        // What the second pass reads and writes has to outlive the graph.
+        let (mut grad_out_copy, mut written) = (None, Vec::new());
+        if let Some((plan, grad_out)) = backward {
+            let grad_out = &*grad_out_copy.insert(Copied::of(gpu, grad_out)?);
+            for gradient in &mut gradients {
+                let space = gradient.as_mut().map(|gradient| Copied::to(gpu, &mut gradient.view_mut()));
+                written.push(space.transpose()?);
+            }
+            let gradients = [0, 1, 2, 3].map(|at: usize| written[at].as_ref().map_or(0, |copy| copy.first));
+            let pointers = AttentionPointers { grad_out: grad_out.first, gradients, ..pointers };
+            passes.push((self.prepare_attention(plan, &pointers)?, pointers));
+        }
+        let workspace = passes.iter().map(|(program, _)| program.workspace_bytes()).max();
+        let workspace = Memory::new(gpu, workspace.unwrap_or(0))?;
+        let _alone = self.alone();
+        self.take_bad_table();
+        let seconds = self.replays(launches, rounds, |stream| {
+            passes.iter().try_for_each(|(program, pointers)| {
+                // SAFETY: the copies are as large as the views, whose layouts were compared with the plans; they outlive
+                // the graph, which is gone when this returns. The second pass is after the first in the stream.
+                unsafe { self.launch_attention(program, pointers, workspace.pointer(), stream) }
+            })
+        })?;
+        if self.take_bad_table() {
+            return Err(RunError::Changed);
+        }
+        Ok(seconds)
+    }
+
+    /// Seconds of a launch in each of `rounds` replays of `launches` in one graph, after one that is not counted.
+    fn replays(
+        &self,
+        launches: usize,
+        rounds: usize,
+        launch: impl Fn(Stream) -> Result<(), CudaError>,
+    ) -> Result<Vec<f64>, CudaError> {
+        let launches = launches.max(1);
+        let graph = Graph::captured(self.gpu(), |stream| (0..launches).try_for_each(|_| launch(stream)))?;
+        graph.replay()?;
+        (0..rounds).map(|_| Ok(graph.replay()? / launches as f64)).collect()
     }
 }
 

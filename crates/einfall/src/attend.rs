@@ -10,7 +10,7 @@ use einfall_tensor::{Tensor, View, ViewMut};
 
 use crate::call::describe;
 use crate::error::with_meant;
-use crate::{Error, default_device};
+use crate::{CudaDevice, Error, default_device};
 
 /// Attention with options: softmax over the labels that keys and values have, and that query and output have not.
 ///
@@ -187,6 +187,34 @@ impl<'a> Attend<'a> {
     ) -> Result<[Option<Tensor>; 4], Error> {
         let described = arguments.iter().map(describe).collect();
         self.plan_gradients(described, wanted)?.gradients(arguments, saved)
+    }
+
+    /// How long the call takes on a GPU alone, for benchmarks: as [`Einsum::replay_seconds`](crate::Einsum). With the
+    /// gradient of the output, the gradients that are wanted are part of each launch.
+    ///
+    /// # Errors
+    /// As [`Attend::run`].
+    pub fn replay_seconds(
+        &self,
+        gpu: &CudaDevice,
+        arguments: &[View<'_>],
+        backward: Option<(&View<'_>, [bool; 4])>,
+        launches: usize,
+        rounds: usize,
+    ) -> Result<Vec<f64>, Error> {
+        let here = Attend { device: Some(gpu), ..self.clone() };
+        let forward = here.plan(arguments)?;
+        let planned = backward.map(|(grad_out, wanted)| {
+            let described = arguments.iter().map(describe).collect();
+            Ok::<_, Error>((here.plan_gradients(described, wanted)?, grad_out))
+        });
+        let planned = planned.transpose()?;
+        let backward = planned.as_ref().map(|(prepared, grad_out)| (&prepared.plan, *grad_out));
+        let arguments = forward.arguments(arguments)?;
+        // SAFETY: `planned`: both plans were just made for this GPU.
+        #[allow(unsafe_code)]
+        let seconds = unsafe { gpu.replay_attention_seconds(&forward.plan, backward, &arguments, launches, rounds)? };
+        Ok(seconds)
     }
 }
 

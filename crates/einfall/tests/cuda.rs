@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use common::attention::{call as attention_call, check as check_attention, run as run_attention};
 use common::ways::{WAYS, Way, case_of};
 use common::{call, check_call, check_case};
-use einfall::{AbsentGpu, CudaDevice, DType, Device, Einsum, KernelSpec, Machine, View, example_gpu};
+use einfall::{AbsentGpu, Attend, CudaDevice, DType, Device, Einsum, KernelSpec, Machine, View, example_gpu};
 use einfall_cuda::{AttentionLowering, Lowering, Memory, compile, kernel_specs, ops};
 use einfall_plan::{Argument, Pass};
 use einfall_testing::attention::{AttentionCase, random_attention};
@@ -415,6 +415,26 @@ fn launches_are_timed_on_the_gpu() {
     assert!(error.to_string().contains("holds 500 at [0, 9]"), "{error}");
     table[9] = 0;
     assert!(time(&table).is_ok());
+}
+
+#[test]
+#[ignore = "needs an NVIDIA GPU"]
+fn launches_of_attention_are_timed_on_the_gpu() {
+    let device = CudaDevice::new(0).expect("a GPU");
+    let (query, rows) = (vec![0.5f32; 1000 * 32], vec![0.25f32; 500 * 32]);
+    let table: Vec<i64> = (0..1000 * 20).map(|at| at * 7919 % 500).collect();
+    let query = View::from_slice(&query, &[1000, 32]).expect("a view");
+    let rows = View::from_slice(&rows, &[500, 32]).expect("a view");
+    let table = View::from_slice(&table, &[1000, 20]).expect("a view");
+    let arguments = [query.clone(), rows.clone(), table, rows];
+    let attend = Attend::new("qd,[qk]d,[qk]e->qe");
+    let time = |backward| attend.replay_seconds(&device, &arguments, backward, 10, 5).expect("timed");
+    let forward = time(None);
+    let both = time(Some((&query, [true, true, true, false])));
+    for seconds in [&forward, &both] {
+        assert!(seconds.len() == 5 && seconds.iter().all(|seconds| (1e-7..1e-2).contains(seconds)), "{seconds:?}");
+    }
+    assert!(both.iter().sum::<f64>() > forward.iter().sum::<f64>(), "{forward:?}, {both:?}");
 }
 
 /// Problems of attention that kernels are made for: rows of whole chunks, many lists, in all types.

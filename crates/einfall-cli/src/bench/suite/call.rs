@@ -1,12 +1,12 @@
 //! A problem as a call of ours: an einsum, or attention with or without its gradients.
 
-use einfall::{Argument, Attend, Cost, DType, Einsum, Error, PreparedAttention, Saved, Tensor, View};
+use einfall::{Argument, Attend, Cost, CudaDevice, DType, Einsum, Error, PreparedAttention, Saved, Tensor, View};
 
 use super::cases::Kind;
 use super::data::Data;
 use super::problem::Problem;
 use super::record::Pass;
-use crate::bench::clock::{self, Timed};
+use crate::bench::clock::{self, Replays, Timed};
 use crate::bench::rivals::Turn;
 use crate::host::Opened;
 
@@ -18,12 +18,18 @@ pub(super) enum Call<'a> {
 
 /// Attention, and what its gradients are made from.
 pub(super) struct Attending<'a> {
+    attend: Attend<'a>,
     forward: PreparedAttention<'a>,
     backward: Option<(PreparedAttention<'a>, View<'a>)>,
     arguments: Vec<View<'a>>,
     /// Shape of the output, and of the keys, with heads on one axis.
     shapes: [Vec<usize>; 2],
+    gpu: Option<&'a CudaDevice>,
+    replays: Replays,
 }
+
+/// Of query, key, value and bias, whose gradients are made.
+const WANTED: [bool; 4] = [true, true, true, false];
 
 impl<'a> Call<'a> {
     /// Plans a problem.
@@ -51,11 +57,12 @@ impl<'a> Call<'a> {
         let described = |view: &View<'_>| Argument { dtype: view.dtype(), layout: view.layout().clone() };
         let backward = |grad_out| -> Result<_, Error> {
             let described = arguments.iter().map(described).collect();
-            Ok((attend.plan_gradients(described, [true, true, true, false])?, grad_out))
+            Ok((attend.plan_gradients(described, WANTED)?, grad_out))
         };
         let backward = grad_out.map(backward).transpose()?;
         let forward = attend.plan(&arguments)?;
-        Ok(Self::Attention(Box::new(Attending { forward, backward, arguments, shapes })))
+        let (gpu, replays) = (opened.gpu(), Replays::default());
+        Ok(Self::Attention(Box::new(Attending { attend, forward, backward, arguments, shapes, gpu, replays })))
     }
 
     /// The result; of both passes the gradient of the keys.
@@ -70,7 +77,7 @@ impl<'a> Call<'a> {
     pub(super) fn time(&self, turn: Turn) -> Result<Vec<f64>, Error> {
         match self {
             Self::Einsum(timed) => timed.time(turn),
-            Self::Attention(attending) => clock::calls(turn, || attending.run()),
+            Self::Attention(attending) => attending.time(turn),
         }
     }
 
@@ -115,6 +122,14 @@ impl Attending<'_> {
             .into_iter()
             .chain(self.backward.iter().map(|(backward, _)| backward))
             .map(PreparedAttention::plan)
+    }
+
+    fn time(&self, turn: Turn) -> Result<Vec<f64>, Error> {
+        let Some(gpu) = self.gpu else { return clock::calls(turn, || self.run()) };
+        let backward = self.backward.as_ref().map(|(_, grad_out)| (grad_out, WANTED));
+        self.replays.time(turn, |launches, replays| {
+            self.attend.replay_seconds(gpu, &self.arguments, backward, launches, replays)
+        })
     }
 
     fn run(&self) -> Result<Tensor, Error> {

@@ -78,10 +78,6 @@ impl Bench<'_> {
             skip(why, false);
             return Ok(());
         }
-        if problem.kind == Kind::Attention && self.opened.gpu().is_some() {
-            skip("attention is not replayed on a GPU yet".to_owned(), false);
-            return Ok(());
-        }
         self.say(&format!("{name}: making the data"))?;
         let data = Data::new(problem, self.options.seed)?;
         self.say(&format!("{name}: comparing"))?;
