@@ -196,7 +196,7 @@ impl CudaDevice {
         pointers: impl FnOnce(&[DevicePointer]) -> Result<Vec<DevicePointer>, CudaError>,
         finish: impl FnOnce() -> Result<(), CudaError>,
     ) -> Result<(), RunError> {
-        check_lists(plan, arguments)?;
+        crate::check::lists(plan, arguments)?;
         let copies = arguments.iter().map(|view| Copied::of(self.gpu(), view));
         let copies = copies.collect::<Result<Vec<_>, _>>()?;
         let given: Vec<DevicePointer> = copies.iter().map(|copy| copy.first).collect();
@@ -269,19 +269,4 @@ impl CudaDevice {
             || written.iter().flatten().try_for_each(|copy| unsafe { copy.fetch() }),
         )
     }
-}
-
-/// Looks for an offset, or for a value of a table that may not be, that lies outside.
-pub(crate) fn check_lists(plan: &AttentionPlan, arguments: &[View<'_>]) -> Result<(), RunError> {
-    if let Some(ragged) = &plan.attention.ragged
-        && let Some(error) = crate::check::first_bad_offset(ragged, &arguments[ragged.argument])
-    {
-        return Err(error);
-    }
-    if plan.problem.bounds == einfall_plan::Bounds::Error
-        && let Some(error) = crate::check::first_bad_of(&plan.problem, arguments)
-    {
-        return Err(error);
-    }
-    Ok(())
 }

@@ -1,6 +1,6 @@
-//! Finding the first value outside its axis, after a kernel has said that there is one.
+//! Finding the first value outside its axis: before attention, or after a kernel has said that there is one.
 
-use einfall_plan::{Lookup, Plan, Problem, Ragged, RunError};
+use einfall_plan::{AttentionPlan, Bounds, Lookup, Plan, Problem, Ragged, RunError};
 use einfall_tensor::{View, element_count};
 
 /// The first bad value of all tables, in argument order. `tables` are views of the host's memory.
@@ -84,4 +84,19 @@ unsafe fn entry(table: &View<'_>, offset: isize) -> i128 {
         U64 => read!(u64),
         other => unreachable!("binding refuses tables of {other}"),
     }
+}
+
+/// Looks for an offset, or for a value of a table that may not be, that lies outside.
+pub(crate) fn lists(plan: &AttentionPlan, arguments: &[View<'_>]) -> Result<(), RunError> {
+    if let Some(ragged) = &plan.attention.ragged
+        && let Some(error) = first_bad_offset(ragged, &arguments[ragged.argument])
+    {
+        return Err(error);
+    }
+    if plan.problem.bounds == Bounds::Error
+        && let Some(error) = first_bad_of(&plan.problem, arguments)
+    {
+        return Err(error);
+    }
+    Ok(())
 }

@@ -1,13 +1,13 @@
 //! How long a plan takes on the GPU alone, without the host: launches captured into a graph that is replayed.
 //!
-//! *In*: a plan, of a contraction or of attention, and views of the host's memory, which are copied once. *Out*: seconds a launch. *Callers*: the facade, for
-//! benchmarks.
+//! *In*: a plan, of a contraction or of attention, and views of the host's memory, which are copied once. *Out*: seconds
+//! a launch. *Callers*: the facade, for benchmarks.
 
 use cudarc::driver::{result, sys};
 use einfall_plan::{AttentionPlan, Plan, RunError, Saved};
 use einfall_tensor::{DType, Tensor, View};
 
-use crate::attention::{AttentionPointers, check_lists};
+use crate::attention::AttentionPointers;
 use crate::device::{Copied, CudaDevice};
 use crate::driver::{DevicePointer, Gpu, Memory, Stream, checked};
 use crate::{CudaError, check};
@@ -98,7 +98,7 @@ impl CudaDevice {
             let saved = Saved { out: out.view(), lse: lse.view(), grad_out: grad_out.clone() };
             plan.check_backward(arguments, &saved, &views)?;
         }
-        check_lists(forward, arguments)?;
+        check::lists(forward, arguments)?;
         let copies = arguments.iter().map(|view| Copied::of(gpu, view)).collect::<Result<Vec<_>, _>>()?;
         let given: Vec<DevicePointer> = copies.iter().map(|copy| copy.first).collect();
         let out = Copied::to(gpu, &mut out.view_mut())?;
