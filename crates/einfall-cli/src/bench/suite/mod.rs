@@ -1,7 +1,7 @@
 //! `einfall bench dense` and `einfall bench lookups`: every contraction of a suite beside its peers and its floor.
 //!
-//! In: the command line. Out: a table and a summary on the terminal (or the JSON document), and the same as files. Each
-//! result is compared with plain loops; a wrong one of ours, or one that there is not, fails the run after everything is
+//! In: the command line. Out: a table and a summary on the terminal (or the JSON document), and the same as files, of which the
+//! document is kept up to date meanwhile. Each result is compared with plain loops; a wrong one of ours, or one that there is not, fails the run after everything is
 //! written.
 
 mod attention;
@@ -49,7 +49,9 @@ pub fn run(
     let (json, html) = (format!("{}.json", suite.name()), format!("{}.html", suite.name()));
     let folder = write::Folder::open(&args.out)?;
     folder.refuse_to_replace(&[&json, &html], args.force)?;
-    let report = measured(&options, args, surroundings)?;
+    // A run takes long: what an interruption cuts off is only what comes after it.
+    let keep = |report: &SuiteReport| folder.write(&[(json.clone(), report.to_json())]).map(drop);
+    let report = measured(&options, args, surroundings, &keep)?;
     let written = folder.write(&[(json, report.to_json()), (html, page::page(&report))])?;
     if args.json {
         out.write_all(report.to_json().as_bytes())?;
@@ -66,7 +68,7 @@ pub fn run(
 /// # Errors
 /// As [`run`].
 pub fn measure(suite: Suite, args: &SuiteArgs, surroundings: &Surroundings<'_>) -> Result<SuiteReport, Failure> {
-    let report = measured(&Options::new(suite, args)?, args, surroundings)?;
+    let report = measured(&Options::new(suite, args)?, args, surroundings, &|_| Ok(()))?;
     check_results(&report)?;
     Ok(report)
 }
@@ -97,7 +99,12 @@ pub fn picture(report: &SuiteReport) -> Option<String> {
     page::ratios(report)
 }
 
-fn measured(options: &Options, args: &SuiteArgs, surroundings: &Surroundings<'_>) -> Result<SuiteReport, Failure> {
+fn measured(
+    options: &Options,
+    args: &SuiteArgs,
+    surroundings: &Surroundings<'_>,
+    keep: &dyn Fn(&SuiteReport) -> Result<(), Failure>,
+) -> Result<SuiteReport, Failure> {
     let opened = place::open_measured(&place::Wanted {
         device: options.device,
         threads: args.threads,
@@ -118,7 +125,7 @@ fn measured(options: &Options, args: &SuiteArgs, surroundings: &Surroundings<'_>
     if !machine.measured {
         report.notes.push("the rates of this machine are estimates".to_owned());
     }
-    run::measure(args, options, &opened, surroundings.interpreter, &mut report)?;
+    run::measure(args, options, &opened, surroundings.interpreter, &mut report, keep)?;
     let (load, cores) = (host::load().unwrap_or(0.0), report.machine.cores as f64);
     if cores > 0.0 && load > cores + 1.0 {
         report.notes.push(format!(

@@ -29,13 +29,14 @@ const OTHER: [&str; 1] = ["torch SDPA, all keys"];
 /// Longest that a peer may take for one answer, compiling included.
 const TIMEOUT: Duration = Duration::from_secs(120);
 
-/// Fills the report's rows and notes.
+/// Fills the report's rows and notes, and calls `keep` with what there is after each problem.
 pub(super) fn measure(
     args: &SuiteArgs,
     options: &Options,
     opened: &Opened,
     interpreter: Option<&dyn Interpreter>,
     report: &mut SuiteReport,
+    keep: &dyn Fn(&SuiteReport) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
     let progress = Progress::new(options.problems.len() as u64, args.json);
     progress.message("starting");
@@ -54,6 +55,7 @@ pub(super) fn measure(
     progress.start_clock();
     for problem in &options.problems {
         bench.run(problem, rivals.as_mut(), report)?;
+        keep(report)?;
         progress.advance(1);
     }
     progress.finish();
