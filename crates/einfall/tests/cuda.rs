@@ -207,7 +207,8 @@ fn every_kernel_compiles_for_every_architecture() {
     compile_all(&sources, &kinds);
 }
 
-/// A list for each query and head, rows of whole chunks of 16 bytes: what `resident` is made for, and chance seldom makes.
+/// What kernels of attention are made for, and chance seldom makes: a list for each query and head, rows of whole chunks of 16
+/// bytes, and so many lists of many keys that blocks go over them in phases, with a head's keys in the L1 or too many for it.
 fn lists_of_whole_chunks() -> Vec<AttentionCase> {
     let argument = |dtype, shape: &[usize], fill| ArgumentSpec {
         dtype,
@@ -218,13 +219,13 @@ fn lists_of_whole_chunks() -> Vec<AttentionCase> {
         fill,
         storage_len: None,
     };
-    let case = |(dtype, table)| AttentionCase {
+    let case = |(dtype, table, [b, h, q, n, k, d]): (_, _, [usize; 6])| AttentionCase {
         equation: "bhqd,bh[bhqk]d,bh[bhqk]e->bhqe".into(),
         arguments: vec![
-            argument(dtype, &[2, 3, 70, 32], Fill::Normal),
-            argument(dtype, &[2, 3, 90, 32], Fill::Normal),
-            argument(table, &[2, 3, 70, 17], Fill::Random(90)),
-            argument(dtype, &[2, 3, 90, 32], Fill::Normal),
+            argument(dtype, &[b, h, q, d], Fill::Normal),
+            argument(dtype, &[b, h, n, d], Fill::Normal),
+            argument(table, &[b, h, q, k], Fill::Random(n)),
+            argument(dtype, &[b, h, n, d], Fill::Normal),
         ],
         call: AttentionCall {
             sizes: Default::default(),
@@ -235,8 +236,14 @@ fn lists_of_whole_chunks() -> Vec<AttentionCase> {
         },
         seed: 5,
     };
-    let kinds =
-        [(DType::F32, DType::I64), (DType::BF16, DType::I32), (DType::F16, DType::I64), (DType::F32, DType::I32)];
+    let kinds = [
+        (DType::F32, DType::I64, [2, 3, 70, 90, 17, 32]),
+        (DType::BF16, DType::I32, [2, 3, 70, 90, 17, 32]),
+        (DType::F16, DType::I64, [2, 3, 70, 90, 17, 32]),
+        (DType::F32, DType::I32, [2, 3, 70, 90, 17, 32]),
+        (DType::BF16, DType::I32, [1, 2, 20_001, 70, 19, 64]),
+        (DType::F32, DType::I64, [1, 1, 34_003, 6007, 17, 32]),
+    ];
     kinds.map(case).to_vec()
 }
 
@@ -436,12 +443,11 @@ fn launches_of_attention_are_timed_on_the_gpu() {
     assert!(both.iter().sum::<f64>() > forward.iter().sum::<f64>(), "{forward:?}, {both:?}");
 }
 
-/// Problems of attention that kernels are made for: rows of whole chunks, many lists, in all types.
+/// Problems of attention that kernels are made for, in all types.
 fn attentions() -> impl Iterator<Item = AttentionCase> {
     // Among random ones these are few: ask for more.
-    (0..4 * case_count())
-        .map(|seed| random_attention(7_000_000 + seed))
-        .filter(|case| case.arguments[0].shape.len() >= 3)
+    let random = (0..4 * case_count()).map(|seed| random_attention(7_000_000 + seed));
+    lists_of_whole_chunks().into_iter().chain(random.filter(|case| case.arguments[0].shape.len() >= 3))
 }
 
 #[test]

@@ -129,6 +129,46 @@ fn product_of(contraction: &Contraction) -> Result<Product, String> {
     })
 }
 
+impl Product {
+    /// What the library would take once it runs, as an H100 was seen to.
+    fn seconds(&self, contraction: &Contraction, peak: f64, machine: &Machine) -> f64 {
+        let &Product { m, n, k, batch, .. } = self;
+        let stream = stream_seconds(contraction.distinct_bytes(), machine);
+        if m.min(n) == 1 {
+            // A vector on one side is not worth tiles: its matrix is streamed. Every product is a block's work.
+            return stream * 1.05 + if batch > 1 { batch as f64 * 1.3e-9 } else { 0.0 };
+        }
+        let is_half = matches!(contraction.dtype, DType::F16 | DType::BF16);
+        // Its kernels for half types want lines that begin at multiples of 16 bytes.
+        let lines = [&self.first, &self.second, &self.out];
+        let misaligned = is_half && lines.iter().any(|matrix| !matrix.leading.is_multiple_of(8));
+        if batch > 1 && m <= 64 && n <= 64 {
+            // A multiprocessor has a product at a time: it begins, and goes on at a part of the peak. Sums are not cut.
+            let flops = 2.0 * (m.next_multiple_of(16) * n.next_multiple_of(16)) as f64 * k as f64;
+            let lanes = machine.flops_per_second(contraction.dtype) / machine.threads as f64;
+            let (start, rate) = match is_half {
+                true if misaligned => (0.12e-6, lanes * 1.5),
+                true => (0.4e-6, lanes * 3.0),
+                false => (0.22e-6, lanes * if contraction.dtype.is_complex() { 0.1 } else { 0.4 }),
+            };
+            return (batch.div_ceil(machine.threads) as f64 * (start + flops / rate)).max(stream / 0.75);
+        }
+        // Tiles that stick out are computed whole, narrow ones half, each takes as long as 64 terms more, the last wave
+        // leaves multiprocessors idle, and the sums of a single product are cut in a dozen pieces where tiles are few.
+        let tiles = batch * m.div_ceil(64) * n.div_ceil(64);
+        let narrow = if m.min(n) <= 32 { 0.5 } else { 1.0 };
+        let flops = narrow * 2.0 * (tiles * 64 * 64) as f64 * (k as f64 + 64.0);
+        let pieces = if batch == 1 || is_half { 12 } else { 1 };
+        let (share, joining) = match tiles / machine.threads {
+            0 => (((tiles * pieces) as f64 / machine.threads as f64).min(1.0), LAUNCH_SECONDS),
+            _ => (tiles as f64 / tiles.next_multiple_of(machine.threads) as f64, 0.0),
+        };
+        let joining = if k > 256 { joining } else { 0.0 };
+        let busy = (flops / (peak * 0.85 * share)).max(stream / 0.75);
+        joining + if misaligned { busy * 4.0 } else { busy }
+    }
+}
+
 /// What the library would take.
 ///
 /// # Errors
@@ -146,24 +186,7 @@ pub fn estimate(contraction: &Contraction, machine: &Machine) -> Result<Estimate
         (dtype, _) => machine.flops_per_second(dtype) * if dtype.is_complex() { 0.25 } else { 1.0 },
     };
     let bytes = contraction.distinct_bytes();
-    let busy = if product.m.min(product.n) == 1 {
-        // A vector on one side is not worth tiles: its matrix is streamed.
-        stream_seconds(bytes, machine) * 1.05
-    } else {
-        // Measured on an H100: tiles that stick out are computed whole, each takes as long as 64 terms more, the last
-        // wave leaves multiprocessors idle, and sums are cut in a dozen pieces where tiles are few.
-        let tiles = product.batch * product.m.div_ceil(64) * product.n.div_ceil(64);
-        let flops = 2.0 * (tiles * 64 * 64) as f64 * (product.k as f64 + 64.0);
-        let share = match tiles / machine.threads {
-            0 => ((tiles * 12) as f64 / machine.threads as f64).min(1.0),
-            _ => tiles as f64 / tiles.next_multiple_of(machine.threads) as f64,
-        };
-        let busy = (flops / (peak * 0.85 * share)).max(stream_seconds(bytes, machine) / 0.75);
-        // Measured: the library's kernels for half types want lines that begin at multiples of 16 bytes.
-        let lines = [&product.first, &product.second, &product.out];
-        let is_half = matches!(contraction.dtype, DType::F16 | DType::BF16);
-        if is_half && lines.iter().any(|matrix| !matrix.leading.is_multiple_of(8)) { busy * 4.0 } else { busy }
-    };
+    let busy = product.seconds(contraction, peak, machine);
     let seconds = LAUNCH_SECONDS + busy;
     let cost = Cost { flops: contraction.flops(), bytes, seconds };
     Ok(Estimate { way: Way::Gemm, cost, workspace_bytes: WORKSPACE })

@@ -3,7 +3,7 @@
 //! A thread owns an output, or a block does where outputs are few and sums are long. Scattered outputs: a thread owns
 //! what loops move plainly, and adds the terms that tables bring there in the order of the loops.
 
-use einfall_plan::{Contraction, Cost, Estimate, Machine, Role, Way};
+use einfall_plan::{Access, Contraction, Cost, Estimate, Machine, Role, Way};
 use einfall_tensor::DType;
 
 use super::{LAUNCH_SECONDS, NUMBERS, THREADS, blocks_for, stream_seconds};
@@ -37,14 +37,22 @@ pub fn estimate(contraction: &Contraction, machine: &Machine) -> Result<Estimate
         let waves = (shape.items() as f64 / (machine.threads * 8) as f64).max(1.0);
         waiting = waves * (0.8e-6 + shape.terms().div_ceil(THREADS as usize) as f64 * 0.1e-6);
     }
-    let issued = terms * 40.0 / (machine.threads as f64 * 128.0 * 1.5e9);
+    let issued = (terms * 14.0 + shape.items() as f64 * 26.0) / (machine.threads as f64 * 128.0 * 1.5e9);
     let bytes = contraction.distinct_bytes();
     // Neighbouring threads that touch elements far apart move whole lines for each.
     let fastest = if shape.by_block { shape.inner.last() } else { shape.owned.last() };
     let apart = |at: &usize| contraction.accesses().any(|access| access.strides[*at].unsigned_abs() > 1);
     // Measured on an H100: loads of single elements reach 2.3 of 3.0 TB/s.
     let moved = if fastest.is_some_and(apart) { 4.0 * bytes } else { 1.3 * bytes };
-    let seconds = LAUNCH_SECONDS + waiting.max(issued).max(stream_seconds(moved, machine));
+    // The threads of a block that walk an input in large steps bring a sector for each element.
+    let sectors = |access: &Access| {
+        let step = shape.inner.last().map_or(1, |&at| access.strides[at].unsigned_abs());
+        (step * contraction.dtype.bytes()).min(32) as f64
+    };
+    let inputs = [Some(&contraction.left), contraction.right.as_ref()].into_iter().flatten();
+    let brought = if shape.by_block { inputs.map(sectors).sum::<f64>() * terms } else { 0.0 };
+    let busy = waiting.max(issued).max(brought / machine.l2_bytes_per_second);
+    let seconds = LAUNCH_SECONDS + busy.max(stream_seconds(moved, machine));
     let elementwise = contraction.loops_of(Role::Contracted).next().is_none() && !scattered;
     let way = if elementwise { Way::Elementwise } else { Way::Nest };
     Ok(Estimate { way, cost: Cost { flops: contraction.flops(), bytes, seconds }, workspace_bytes: 0 })

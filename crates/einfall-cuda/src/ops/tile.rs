@@ -50,15 +50,15 @@ impl Tile {
     }
 }
 
-const LARGE: Tile = Tile { rows: 128, columns: 128, terms: 16, each: (8, 8), warps: (0, 0), share: 0.7 };
-const MIDDLE: Tile = Tile { rows: 64, columns: 64, terms: 16, each: (4, 4), warps: (0, 0), share: 0.4 };
+const LARGE: Tile = Tile { rows: 128, columns: 128, terms: 16, each: (8, 8), warps: (0, 0), share: 0.53 };
+const MIDDLE: Tile = Tile { rows: 64, columns: 64, terms: 16, each: (4, 4), warps: (0, 0), share: 0.33 };
 /// For few rows, or few columns.
-const FLAT: Tile = Tile { rows: 32, columns: 128, terms: 16, each: (4, 8), warps: (0, 0), share: 0.45 };
-const TALL: Tile = Tile { rows: 128, columns: 32, terms: 16, each: (8, 4), warps: (0, 0), share: 0.45 };
+const FLAT: Tile = Tile { rows: 32, columns: 128, terms: 16, each: (4, 8), warps: (0, 0), share: 0.4 };
+const TALL: Tile = Tile { rows: 128, columns: 32, terms: 16, each: (8, 4), warps: (0, 0), share: 0.4 };
 const SMALL: Tile = Tile { rows: 32, columns: 32, terms: 16, each: (4, 4), warps: (0, 0), share: 0.2 };
 
-/// A guess: until a block knows its offsets and has its first elements.
-const START_SECONDS: f64 = 2e-6;
+/// Measured on an H100: until a block knows its offsets and has its first elements.
+const START_SECONDS: f64 = 0.6e-6;
 
 /// What a contraction is as a product of matrices.
 struct Matrices<'c> {
@@ -125,13 +125,14 @@ impl<'c> Matrices<'c> {
             if tile.is_half() {
                 return half::seconds(*tile, tiles, self.len(&self.terms), machine);
             }
-            // A multiprocessor has several small tiles at a time.
-            let together = (2048 / tile.threads().max(1)).min(512 / tile.threads()).max(1);
-            let waves = (tiles as f64 / (machine.threads * together) as f64).ceil() * together as f64;
+            // A multiprocessor has several tiles at a time, and begins them together; a small one alone is no faster.
+            let together = (512 / tile.threads()).max(1);
+            let waves = tiles.div_ceil(machine.threads * together) as f64;
             let terms = self.len(&self.terms).next_multiple_of(tile.terms) as f64;
             let peak = machine.flops_per_second(self.contraction.dtype) / machine.threads as f64;
-            let flops = 2.0 * (tile.rows * tile.columns) as f64 * (terms + 24.0);
-            waves * flops / (peak * tile.share) + waves / together as f64 * START_SECONDS
+            let flops = 2.0 * (tile.rows * tile.columns) as f64 * terms;
+            let alone = waves * 256.0 / tile.threads() as f64;
+            alone.max(tiles.div_ceil(machine.threads) as f64) * flops / (peak * tile.share) + waves * START_SECONDS
         };
         let bytes = self.contraction.dtype.accumulator().bytes();
         let fitted = choices.iter().map(|tile| tile.for_terms(self.len(&self.terms), bytes));

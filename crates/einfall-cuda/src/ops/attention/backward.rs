@@ -113,7 +113,7 @@ fn by_list(lowering: &AttentionLowering<'_>, lists: &Lists<'_>, defines: &str, m
     let source = format!(
         "{}{}{defines}{LANES}{}",
         lists.definitions(lowering, shape.vectors),
-        shape.definitions(),
+        shape.definitions(BLOCK),
         include_str!("../../../kernels/attention_grad_query.cu")
     );
     Task {
@@ -163,7 +163,7 @@ fn by_row(lowering: &AttentionLowering<'_>, lists: &Lists<'_>, rows: &Rows<'_>, 
     let source = format!(
         "{}{}{}#define PART {PART}\n#define HEAVY {}\n{LANES}{}",
         lists.definitions(lowering, shape.vectors),
-        shape.definitions().replace(&format!("#define BLOCK {BLOCK}"), &format!("#define BLOCK {threads}")),
+        shape.definitions(threads),
         rows.defines,
         i32::from(heavy),
         include_str!("../../../kernels/attention_grad_key.cu")

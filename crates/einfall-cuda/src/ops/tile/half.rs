@@ -7,12 +7,12 @@ use super::{START_SECONDS, Tile};
 
 /// Tiles, large ones first. The narrow ones are for a few heads that share looked-up rows.
 pub(super) const TILES: &[Tile] = &[
-    Tile { rows: 128, columns: 128, terms: 32, each: (0, 0), warps: (2, 4), share: 0.5 },
-    Tile { rows: 64, columns: 64, terms: 64, each: (0, 0), warps: (2, 2), share: 0.35 },
-    Tile { rows: 32, columns: 128, terms: 32, each: (0, 0), warps: (1, 4), share: 0.3 },
-    Tile { rows: 128, columns: 32, terms: 32, each: (0, 0), warps: (4, 1), share: 0.3 },
-    Tile { rows: 16, columns: 128, terms: 64, each: (0, 0), warps: (1, 4), share: 0.2 },
-    Tile { rows: 128, columns: 16, terms: 64, each: (0, 0), warps: (4, 1), share: 0.2 },
+    Tile { rows: 128, columns: 128, terms: 32, each: (0, 0), warps: (2, 4), share: 0.2 },
+    Tile { rows: 64, columns: 64, terms: 64, each: (0, 0), warps: (2, 2), share: 0.15 },
+    Tile { rows: 32, columns: 128, terms: 32, each: (0, 0), warps: (1, 4), share: 0.15 },
+    Tile { rows: 128, columns: 32, terms: 32, each: (0, 0), warps: (4, 1), share: 0.15 },
+    Tile { rows: 16, columns: 128, terms: 64, each: (0, 0), warps: (1, 4), share: 0.1 },
+    Tile { rows: 128, columns: 16, terms: 64, each: (0, 0), warps: (4, 1), share: 0.1 },
 ];
 
 /// Deep enough that copies of rows that are looked up are under way while others are multiplied.
@@ -28,14 +28,15 @@ pub(super) fn is_half(dtype: DType) -> bool {
 
 /// Predicted time of so many tiles: sums of products, or bringing what they read from the cache, whichever is longer.
 pub(super) fn seconds(tile: Tile, tiles: usize, terms: usize, machine: &Machine) -> f64 {
-    let padded = (terms.next_multiple_of(tile.terms) + 64) as f64;
+    let padded = (terms.next_multiple_of(tile.terms) + 32) as f64;
     let together = (512 / tile.threads()).max(1);
-    let waves = tiles.div_ceil(machine.threads * together) as f64 * together as f64;
+    let waves = tiles.div_ceil(machine.threads * together) as f64;
     let peak = machine.f32_flops_per_second * TENSOR / machine.threads as f64;
     let flops = 2.0 * (tile.rows * tile.columns) as f64 * padded;
     let bytes = ((tile.rows + tile.columns) * 2) as f64 * padded;
     let read = machine.l2_bytes_per_second * 0.7 / machine.threads as f64;
-    waves * (flops / (peak * tile.share)).max(bytes / read) + waves / together as f64 * START_SECONDS
+    let each = (flops / (peak * tile.share)).max(bytes / read);
+    tiles.div_ceil(machine.threads) as f64 * each + waves * START_SECONDS
 }
 
 /// What the text is told beside what all tiles are.

@@ -224,17 +224,21 @@ pub fn estimate(attention: &Attention, pass: Pass, machine: &Machine) -> Result<
     let Rows { depth, width, .. } = grouped.rows;
     let flops = 2.0 * keys * padded as f64 * (depth + width) as f64;
     let compute = product_seconds(flops, if shape.wide { 0.6 } else { 0.25 }, machine);
-    // Every team brings all rows of its list, from the cache or from memory.
-    let row = (depth + if grouped.may_share() { 0 } else { width }) as f64 * 2.0;
+    // Every team brings all rows of its list, from the cache or from memory. Values that may lie in the keys' rows do so where
+    // they are shorter; an array of whole rows that is keys and values at once is seldom.
+    let shared = grouped.may_share() && width < depth;
+    let row = (depth + if shared { 0 } else { width }) as f64 * 2.0;
     let size = attention.dtype.bytes() as f64;
     let rows_bytes =
         size * (attention.distinct_elements(&attention.key) + attention.distinct_elements(&attention.value));
     let rate = if rows_bytes > 0.7 * machine.l2_bytes as f64 {
         machine.read_bytes_per_second * 0.9
     } else {
-        machine.l2_bytes_per_second
+        machine.l2_bytes_per_second * 1.8
     };
-    let gathered = keys * teams as f64 * row / rate;
+    // Measured: a key of a list takes as long as so many operations, however short its row.
+    let issued = 1600.0 / machine.f32_flops_per_second;
+    let gathered = keys * teams as f64 * (issued + row / rate);
     let bytes = attention.distinct_bytes(pass);
     let others = (bytes - rows_bytes).max(0.0) / machine.read_bytes_per_second;
     // Blocks come in waves.
