@@ -129,7 +129,24 @@ fn product_of(contraction: &Contraction) -> Result<Product, String> {
     })
 }
 
+fn is_half(contraction: &Contraction) -> bool {
+    matches!(contraction.dtype, DType::F16 | DType::BF16)
+}
+
+/// Whether the library's kernels for half types would rather have copies, whose lines begin at multiples of 16 bytes.
+pub(super) fn wants_copies(contraction: &Contraction) -> bool {
+    is_half(contraction) && product_of(contraction).is_ok_and(|product| product.is_misaligned())
+}
+
 impl Product {
+    /// Of half types, lines or matrices that do not begin at multiples of 16 bytes.
+    fn is_misaligned(&self) -> bool {
+        let apart = |matrix: &Matrix| {
+            !matrix.leading.is_multiple_of(8) || (self.batch > 1 && !matrix.stride.unsigned_abs().is_multiple_of(8))
+        };
+        self.dtype.bytes() == 2 && [&self.first, &self.second, &self.out].into_iter().any(apart)
+    }
+
     /// What the library would take once it runs, as an H100 was seen to.
     fn seconds(&self, contraction: &Contraction, peak: f64, machine: &Machine) -> f64 {
         let &Product { m, n, k, batch, .. } = self;
@@ -138,10 +155,7 @@ impl Product {
             // A vector on one side is not worth tiles: its matrix is streamed. Every product is a block's work.
             return stream * 1.05 + if batch > 1 { batch as f64 * 1.3e-9 } else { 0.0 };
         }
-        let is_half = matches!(contraction.dtype, DType::F16 | DType::BF16);
-        // Its kernels for half types want lines that begin at multiples of 16 bytes.
-        let lines = [&self.first, &self.second, &self.out];
-        let misaligned = is_half && lines.iter().any(|matrix| !matrix.leading.is_multiple_of(8));
+        let (is_half, misaligned) = (is_half(contraction), self.is_misaligned());
         if batch > 1 && m <= 64 && n <= 64 {
             // A multiprocessor has a product at a time: it begins, and goes on at a part of the peak. Sums are not cut.
             let flops = 2.0 * (m.next_multiple_of(16) * n.next_multiple_of(16)) as f64 * k as f64;

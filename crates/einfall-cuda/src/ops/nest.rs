@@ -234,9 +234,9 @@ pub(crate) fn fill(contraction: &Contraction, dtype: DType) -> Task {
 pub(crate) fn add(len: usize, dtype: DType) -> Task {
     let empty = Contraction {
         loops: Vec::new(),
-        left: einfall_plan::Access::default(),
+        left: Access::default(),
         right: None,
-        out: einfall_plan::Access::default(),
+        out: Access::default(),
         dtype,
         out_dtype: dtype,
         bounds: einfall_plan::Bounds::Skip,

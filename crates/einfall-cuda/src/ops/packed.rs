@@ -59,7 +59,7 @@ pub fn sequence(contraction: &Contraction, machine: &Machine) -> Result<Sequence
     if !(0..contraction.loops.len()).all(belongs) {
         return Err("something is repeated".into());
     }
-    if gemm::estimate(contraction, machine).is_ok() {
+    if gemm::estimate(contraction, machine).is_ok() && !gemm::wants_copies(contraction) {
         return Err("these are matrices".into());
     }
     let mut ways = ways(contraction, right, &roles);
@@ -168,6 +168,12 @@ impl Side {
         loops.map(|&at| contraction.loops[at].len).product()
     }
 
+    /// Whether it is of half types and its lines, or its matrices, do not begin at multiples of 16 bytes.
+    fn is_misaligned(&self, contraction: &Contraction) -> bool {
+        let steps = [&self.batch, &self.rows, &self.columns].map(|loops| walk(contraction, &self.access, loops));
+        contraction.dtype.bytes() == 2 && steps.into_iter().flatten().any(|step| step != 1 && step % 8 != 0)
+    }
+
     /// The tensor in scratch memory, with its rows or its columns contiguous and a whole number of loads long; and how
     /// many elements it takes.
     fn packed(&self, contraction: &Contraction, by_rows: bool, dtype: DType) -> (Access, usize) {
@@ -197,18 +203,26 @@ impl Plan {
         sides.map(|(side, dtype)| side.elements(contraction) * dtype.bytes()).sum()
     }
 
-    /// Every sequence of this order: with each matrix in scratch memory one way or the other.
+    /// Every sequence of this order: with each matrix as it lies, if it does, or in scratch memory one way or the other.
     fn sequences(&self, contraction: &Contraction, machine: &Machine) -> Vec<Sequence> {
-        let copied: Vec<usize> = (0..3).filter(|&at| !self.sides[at].lies).collect();
-        let choices = 0..1_usize << copied.len();
-        let sequences = choices.filter_map(|choice| {
-            let mut by_rows = [None; 3];
-            for (number, &at) in copied.iter().enumerate() {
-                by_rows[at] = Some(choice >> number & 1 == 1);
+        let ways = |side: &Side| match side.lies {
+            false => vec![Some(false), Some(true)],
+            true if side.is_misaligned(contraction) => vec![None, Some(false), Some(true)],
+            true => vec![None],
+        };
+        let [left, right, out] = self.sides.each_ref().map(ways);
+        let mut sequences = Vec::new();
+        for &left in &left {
+            for &right in &right {
+                for by_rows in out.iter().map(|&out| [left, right, out]) {
+                    // Without a copy it is a product alone, which needs no sequence.
+                    if by_rows != [None; 3] {
+                        sequences.extend(self.sequence(contraction, by_rows, machine));
+                    }
+                }
             }
-            self.sequence(contraction, by_rows, machine)
-        });
-        sequences.collect()
+        }
+        sequences
     }
 
     fn sequence(&self, contraction: &Contraction, by_rows: [Option<bool>; 3], machine: &Machine) -> Option<Sequence> {

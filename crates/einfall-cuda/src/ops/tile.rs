@@ -209,12 +209,12 @@ impl Matrices<'_> {
         traffic.max((waves * term_count.div_ceil(tile.terms) * waits) as f64 * 0.7e-6)
     }
 
-    /// Bytes by which outputs that are written one by one, far apart, burden the cache: sectors, twice.
+    /// Bytes by which outputs that are written one by one, far apart, burden the cache: sectors, as often as was measured.
     fn scattered_bytes(&self) -> f64 {
         let out = &self.contraction.out;
         match self.columns.last() {
             Some(&at) if out.strides[at] == 1 => 0.0,
-            _ => 2.0 * SECTOR * self.contraction.distinct_elements(out),
+            _ => 4.0 * SECTOR * self.contraction.distinct_elements(out),
         }
     }
 }

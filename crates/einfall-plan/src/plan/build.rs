@@ -175,7 +175,10 @@ impl Builder<'_> {
             if at + 1 == pairs.len() {
                 return self.finish(left, Some(right), summed);
             }
-            let result = self.pair(left, right)?;
+            let next = pairs[at + 1..].iter().find(|&&(first, second)| first == list.len() || second == list.len());
+            let partner = next.and_then(|&(first, second)| list.get(first.min(second))?.as_ref());
+            let partner = partner.map(|pending| pending.labels.clone()).unwrap_or_default();
+            let result = self.pair(left, right, &partner)?;
             list.push(Some(result));
         }
         let only = list.pop().flatten().expect("one operand");
@@ -213,13 +216,14 @@ impl Builder<'_> {
         if self.narrow { self.problem.dtype } else { self.problem.dtype.accumulator() }
     }
 
-    fn pair(&mut self, left: Pending, right: Pending) -> Result<Pending, PlanError> {
+    /// A step of two inputs, whose result meets a `partner` with these labels next.
+    fn pair(&mut self, left: Pending, right: Pending, partner: &[LabelId]) -> Result<Pending, PlanError> {
         for &label in left.labels.iter().chain(&right.labels) {
             *self.uses.get_mut(&label).expect("counted") -= 1;
         }
         let (left, right) = self.same_dtype(left, right)?;
         let still_used = |label: &LabelId| self.uses[label] > 0;
-        // Batch labels first, then those of the left, then those of the right, each in their own memory order.
+        // Batch labels first, then those of one side, then those of the other, each in their own memory order.
         let in_both = |label: &LabelId| left.labels.contains(label) && right.labels.contains(label);
         let ordered = |pending: &Pending| {
             let mut labels = pending.labels.clone();
@@ -227,9 +231,16 @@ impl Builder<'_> {
             labels
         };
         let (left_order, right_order) = (ordered(&left), ordered(&right));
-        let batch = left_order.iter().filter(|label| in_both(label));
-        let alone = left_order.iter().chain(&right_order).filter(|label| !in_both(label));
-        let kept: Vec<LabelId> = batch.chain(alone).copied().filter(still_used).collect();
+        let kept = |first: &[LabelId], second: &[LabelId]| -> Vec<LabelId> {
+            let batch = left_order.iter().filter(|label| in_both(label));
+            let alone = first.iter().chain(second).filter(|label| !in_both(label));
+            batch.chain(alone).copied().filter(still_used).collect()
+        };
+        // A label that counts products in the next step makes its matrices and vectors strided where it is the last one.
+        let counts = |label: &LabelId| partner.contains(label) && self.uses[label] > 1;
+        let (usual, swapped) = (kept(&left_order, &right_order), kept(&right_order, &left_order));
+        let swap = usual.last().is_some_and(counts) && !swapped.last().is_some_and(counts);
+        let kept = if swap { swapped } else { usual };
         let result = self.new_temp(kept, self.intermediate())?;
         for &label in &result.labels {
             *self.uses.get_mut(&label).expect("counted") += 1;
