@@ -22,15 +22,6 @@ constexpr bool EVEN = CHUNKS % LANES == 0;
 #else
 #define CLUSTERED
 #endif
-// Which row is k-th in a list: the table says so, or without one they follow each other.
-__device__ __forceinline__ Index entry(const Index* list, unsigned k, bool on, const Problem& p) {
-#if TABLE
-  return look(list + k * p.table_k, on);
-#else
-  return k;
-#endif
-}
-
 // A weight; 1 where there is but one input.
 __device__ __forceinline__ T weight_of(const T* weights, i64 at) {
 #if WEIGHTED
@@ -85,14 +76,13 @@ axpys(const __grid_constant__ Params a_) {
     const T* row0 = rows + at.rows + l * WIDE;
 #endif
     const unsigned to = live ? p.k : 0, from = (g % SHARE) * U;
-    const Index* list = table + at.table;
     const T* weights = weight + at.query;
     Index next[HOLD]; T next_w[HOLD];
     #pragma unroll
     for (int h = 0; h < HOLD; h++) {
       const unsigned k = from + h * LANES + l;
       const bool on = (U % LANES == 0 || h * LANES + l < U) && k < to;
-      next[h] = entry(list, k, on, p);
+      next[h] = entry(table, at, k, on, p);
       next_w[h] = 0; if (on) next_w[h] = weight_of(weights, k * p.query_k);
     }
     Acc acc[TURNS][WIDE];
@@ -115,7 +105,7 @@ axpys(const __grid_constant__ Params a_) {
       for (int h = 0; h < HOLD; h++) {
         const unsigned k = from + step + SHARE * U + h * LANES + l;
         const bool on = (U % LANES == 0 || h * LANES + l < U) && k < to;
-        next[h] = entry(list, k, on, p);
+        next[h] = entry(table, at, k, on, p);
         next_w[h] = 0; if (on) next_w[h] = weight_of(weights, k * p.query_k);
       }
 #if RESIDENT

@@ -1,4 +1,4 @@
-// dots: out[o, k] = sum_d query[o, d] * rows[table[o, k], d], rows gathered from global memory (L2), or, with
+// dots: out[o, k] = sum_d query[o, d] * rows[table[o, k], d], rows gathered from global memory (L2), slid over, or, with
 // TABLE == 0, rows[o, k, d] streamed. LANES lanes hold a row, U rows are in flight a lane, SHARE of a warp's lane groups
 // work on one query.
 // Defines: LANES, U, SHARE, BLOCK, MINBLOCKS, HINT
@@ -33,12 +33,11 @@ dots(const __grid_constant__ Params a_) {
     if (o < outer) add_place<0, OUTER>(p, o, at);
     const T* row0 = rows + at.rows + l * VEC;
 #if TABLE
-    const Index* list = table + at.table;
     Index next[HOLD];
     #pragma unroll
     for (int h = 0; h < HOLD; h++) {
       const unsigned k = from + h * LANES + l;
-      next[h] = look(list + k * p.table_k, (U % LANES == 0 || h * LANES + l < U) && k < to);
+      next[h] = entry(table, at, k, (U % LANES == 0 || h * LANES + l < U) && k < to, p);
     }
 #endif
     Acc q[TURNS][VEC];
@@ -58,7 +57,7 @@ dots(const __grid_constant__ Params a_) {
       #pragma unroll
       for (int h = 0; h < HOLD; h++) {
         const unsigned k = base + SHARE * U + h * LANES + l;
-        next[h] = look(list + k * p.table_k, (U % LANES == 0 || h * LANES + l < U) && k < to);
+        next[h] = entry(table, at, k, (U % LANES == 0 || h * LANES + l < U) && k < to, p);
       }
 #endif
       const T* a[U]; bool on[U];

@@ -1,5 +1,5 @@
 // Lists of rows: places and tables. Stands behind elements.cuh.
-// Defines expected: D, TABLE (0 none|4 int32|8 int64), OUTER (outer dimensions, 0..4), SPLIT (how many of them the rows
+// Defines expected: D, TABLE (0 none|1 a window|4 int32|8 int64), OUTER (outer dimensions, 0..4), SPLIT (how many of them the rows
 // depend on: these come first).
 #if TABLE == 4
 typedef int Index;
@@ -40,9 +40,10 @@ struct Problem {
   unsigned size[4];
   unsigned groups, queries;        // products of size[0..SPLIT) and size[SPLIT..OUTER)
   i64 query[4], rows[4], table[4], out[4];
-  i64 row;                         // from one row to the next
+  i64 row;                         // from one row to the next (of a window: from one position to the next; table: its steps)
   i64 table_k, out_k, query_k;     // along the list (query_k: the weights of axpys)
   u64 n;                           // rows to choose from
+  i64 start;                       // where a window begins
   unsigned k;                      // length of a list
   unsigned parts, part;            // a list is cut in so many parts of this length
   unsigned per_block;              // units a block takes (dots, axpys), blocks a group (resident)
@@ -56,6 +57,17 @@ template <int FROM, int TO> __device__ __forceinline__ void add_place(const Prob
     if (d > FROM) { unsigned next = i / p.size[d]; x = i - next * p.size[d]; i = next; }
     at.query += x * p.query[d]; at.rows += x * p.rows[d]; at.table += x * p.table[d]; at.out += x * p.out[d];
   }
+}
+
+// Which row is k-th in a list: what the table says, a window's position, or without either they follow each other.
+__device__ __forceinline__ Index entry(const Index* table, const Place& at, unsigned k, bool on, const Problem& p) {
+#if TABLE > 1
+  return look(table + at.table + k * p.table_k, on);
+#elif TABLE
+  return p.start + at.table + (i64)k * p.table_k;
+#else
+  return k;
+#endif
 }
 
 // What a kernel is called with.

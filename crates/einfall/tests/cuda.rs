@@ -68,6 +68,18 @@ const MORE: &[Way] = &[
         sizes: &[],
     },
     Way {
+        kernel: "dots",
+        equation: "bqd,b[2q-3w+9]d->bqw",
+        arguments: &[(&[2, 70, 20], None), (&[2, 75, 20], None)],
+        sizes: &[("w", 31)],
+    },
+    Way {
+        kernel: "axpys",
+        equation: "bqw,b[q+2w-9]d->bqd",
+        arguments: &[(&[2, 70, 31], None), (&[2, 75, 40], None)],
+        sizes: &[],
+    },
+    Way {
         kernel: "axpys",
         equation: "bqk,bqkd->bqd",
         arguments: &[(&[3, 50, 41], None), (&[3, 50, 41, 40], None)],

@@ -3,7 +3,7 @@
 //! A group of lanes holds a row, and its sum while the list passes. The parameters come from measurements on an H100.
 
 use einfall_plan::pattern::row_axpys;
-use einfall_plan::{Contraction, Cost, Estimate, Machine, Role, Way};
+use einfall_plan::{Contraction, Cost, Estimate, Machine, Role};
 use einfall_tensor::DType;
 
 use super::rows::{Launch, ROWS, Rows, TURNS, lanes_for};
@@ -52,8 +52,7 @@ pub fn estimate(contraction: &Contraction, machine: &Machine) -> Result<Estimate
     let gather = gather_seconds(&rows, machine);
     let seconds = resident_seconds(&rows, machine).map_or(gather, |resident| resident.min(gather));
     let cost = Cost { flops: contraction.flops(), bytes: contraction.distinct_bytes(), seconds };
-    let way = if rows.lookup.is_some() { Way::Gather } else { Way::Stream };
-    Ok(Estimate { way, cost, workspace_bytes: 0 })
+    Ok(Estimate { way: rows.way(), cost, workspace_bytes: 0 })
 }
 
 fn gather_seconds(rows: &Rows<'_>, machine: &Machine) -> f64 {
@@ -103,7 +102,7 @@ pub fn lower(lowering: &Lowering<'_>) -> Vec<Task> {
         };
         let flight: usize = flight.min(rows.k().next_power_of_two());
         // Rows that are read once need not stay in the L1.
-        let hint = i32::from(rows.lookup.is_none());
+        let hint = i32::from(!rows.is_chosen());
         source += &format!(
             "#define LANES {lanes}\n#define U {flight}\n#define SHARE 1\n#define BLOCK {BLOCK}\n#define MINBLOCKS 2\n\
              #define HINT {hint}\n#define RESIDENT 0\n{ROWS}{AXPYS}"

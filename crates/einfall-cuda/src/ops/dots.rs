@@ -1,10 +1,10 @@
-//! Dots of vectors with rows: looked up where they lie, looked up in shared memory, or streamed.
+//! Dots of vectors with rows: looked up or slid over where they lie, looked up in shared memory, or streamed.
 //!
 //! `dots.cu`: a group of lanes holds a row. `dots_resident.cu`: all rows of a group lie in shared memory, and a lane owns
 //! a lookup. The parameters come from measurements on an H100.
 
 use einfall_plan::pattern::row_dots;
-use einfall_plan::{Contraction, Cost, Estimate, Machine, Way};
+use einfall_plan::{Contraction, Cost, Estimate, Machine};
 
 use super::rows::{Launch, ROWS, Rows, TURNS, lanes_for};
 use crate::text::{Lowering, Task};
@@ -12,7 +12,7 @@ use crate::text::{Lowering, Task};
 fn rows(contraction: &Contraction) -> Result<Rows<'_>, String> {
     let pattern = row_dots(contraction)?;
     // Pairs of rows: those that are looked up are the rows.
-    let swapped = pattern.row_loop.is_none() && !contraction.left.lookups.is_empty();
+    let swapped = pattern.row_loop.is_none() && !contraction.left.is_plain();
     let side = if swapped { pattern.rows.other() } else { pattern.rows };
     let rows = Rows::new(contraction, side, pattern.inner, pattern.row_loop)?;
     Ok(rows)
@@ -44,9 +44,8 @@ pub fn estimate(contraction: &Contraction, machine: &Machine) -> Result<Estimate
     }
     let gather = rows.gather_seconds(machine);
     let seconds = resident_seconds(&rows, machine).map_or(gather, |resident| resident.min(gather));
-    let way = if rows.lookup.is_some() { Way::Gather } else { Way::Stream };
     let cost = Cost { flops: contraction.flops(), bytes: contraction.distinct_bytes(), seconds };
-    Ok(Estimate { way, cost, workspace_bytes: 0 })
+    Ok(Estimate { way: rows.way(), cost, workspace_bytes: 0 })
 }
 
 /// The tasks.
@@ -68,23 +67,23 @@ fn lower_gather(lowering: &Lowering<'_>, rows: &Rows<'_>) -> Task {
     let (flight, least) = if turns <= 4 && k > 12 { (8, 2) } else { (4, 2) };
     let flight = flight.min(k.next_power_of_two()).max(1);
     // Rows that come from memory: all lanes of a warp on one query.
-    let far = rows.lookup.is_none() || distinct > machine.l2_bytes / 2;
+    let far = !rows.is_chosen() || distinct > machine.l2_bytes / 2;
     let mut share = if k <= 4 * flight { 1 } else { 32 / lanes };
-    if rows.lookup.is_some() && !far && k <= 16 * flight {
+    if rows.is_chosen() && !far && k <= 16 * flight {
         share = share.min(2);
     }
-    let flight = if far && rows.lookup.is_some() { flight.min(4) } else { flight };
+    let flight = if far && rows.is_chosen() { flight.min(4) } else { flight };
     let step = share * flight;
     let queries = 32 / lanes / share;
     let packs = rows.lists().div_ceil(queries);
     // Few lists that are long are cut, so that all multiprocessors have something to do. Short ones keep a warp for a few
     // steps only, and every part reads its vector again: whole ones were faster from 15 warps a multiprocessor on.
-    let warps = if rows.lookup.is_some() && k <= 4 * step { 12 } else { 32 };
+    let warps = if rows.is_chosen() && k <= 4 * step { 12 } else { 32 };
     let wanted = (machine.threads * warps).div_ceil(packs.max(1)).clamp(1, k.div_ceil(step).max(1));
-    let parts = if rows.lookup.is_none() { wanted.max(4.min(k.div_ceil(step))) } else { wanted };
+    let parts = if !rows.is_chosen() { wanted.max(4.min(k.div_ceil(step))) } else { wanted };
     let part = k.div_ceil(parts).next_multiple_of(step).max(step);
     let units = packs * k.div_ceil(part);
-    let hint = if rows.lookup.is_none() { 1 } else { 0 };
+    let hint = if !rows.is_chosen() { 1 } else { 0 };
     let source = format!(
         "{}#define LANES {lanes}\n#define U {flight}\n#define SHARE {share}\n#define BLOCK {BLOCK}\n\
          #define MINBLOCKS {least}\n#define HINT {hint}\n{ROWS}{DOTS}",

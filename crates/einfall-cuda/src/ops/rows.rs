@@ -4,7 +4,7 @@
 //! `axpys` choose a way and fill the parameter of their kernels.
 
 use einfall_plan::pattern::Side;
-use einfall_plan::{Access, Bounds, Contraction, LookupAccess, Machine};
+use einfall_plan::{Access, Bounds, Contraction, LookupAccess, Machine, Way, WindowAccess};
 use einfall_tensor::DType;
 
 use super::LAUNCH_SECONDS;
@@ -29,6 +29,8 @@ pub(super) struct Rows<'c> {
     /// The vectors of dots, the weights of axpys; one input alone has none.
     pub(super) other: Option<&'c Access>,
     pub(super) lookup: Option<&'c LookupAccess>,
+    /// Rows at a position of a window; then there is no lookup.
+    window: Option<&'c WindowAccess>,
     /// The loop along a row.
     inner: usize,
     /// The loop that counts rows; without one every list has one row.
@@ -53,11 +55,10 @@ impl<'c> Rows<'c> {
         }
         let rows = rows_side.of(contraction).expect("the pattern matched");
         let other = contraction.right.as_ref().and_then(|_| rows_side.other().of(contraction));
-        if !rows.windows.is_empty()
-            || rows.lookups.len() > 1
+        if rows.windows.len() + rows.lookups.len() > 1
             || ![other, Some(&contraction.out)].into_iter().flatten().all(Access::is_plain)
         {
-            return Err("needs rows chosen by one table, and nothing else looked up".into());
+            return Err("needs rows chosen by one table or window, and nothing else looked up".into());
         }
         let lookup = rows.lookups.first();
         if lookup.is_some_and(|lookup| ![4, 8].contains(&lookup.entry_bytes) || lookup.len >= 1 << 31) {
@@ -66,6 +67,14 @@ impl<'c> Rows<'c> {
         let elsewhere = |lookup: &LookupAccess, at: usize| lookup.table_strides[at] == 0 || rows.strides[at] != 0;
         if lookup.zip(row_loop).is_some_and(|(lookup, at)| elsewhere(lookup, at)) {
             return Err("the rows of a list are not those of the table".into());
+        }
+        let window = rows.windows.first();
+        if window.is_some_and(|window| window.len >= 1 << 31) {
+            return Err("more rows than are counted with 31 bits".into());
+        }
+        let stands = |window: &WindowAccess, at: usize| window.coefficients[at] == 0 || rows.strides[at] != 0;
+        if window.zip(row_loop).is_some_and(|(window, at)| stands(window, at)) {
+            return Err("the rows of a list are not those of the window".into());
         }
         let moves = |at: &usize| rows.strides[*at] != 0;
         let loops = || (0..contraction.loops.len()).filter(|&at| at != inner && Some(at) != row_loop);
@@ -79,7 +88,7 @@ impl<'c> Rows<'c> {
         if lists >= (1_u64 << 31) as f64 || row_loop.is_some_and(|at| contraction.loops[at].len >= 1 << 31) {
             return Err("too many lists, or too long ones".into());
         }
-        Ok(Rows { contraction, rows_side, rows, other, lookup, inner, row_loop, outer, split })
+        Ok(Rows { contraction, rows_side, rows, other, lookup, window, inner, row_loop, outer, split })
     }
 
     fn len(&self, at: usize) -> usize {
@@ -103,7 +112,21 @@ impl<'c> Rows<'c> {
 
     /// Rows to choose from.
     pub(super) fn n(&self) -> usize {
-        self.lookup.map_or(0, |lookup| lookup.len)
+        self.lookup.map(|lookup| lookup.len).or(self.window.map(|window| window.len)).unwrap_or(0)
+    }
+
+    /// Whether a row may be visited many times: a table or a window chooses it.
+    pub(super) fn is_chosen(&self) -> bool {
+        self.lookup.is_some() || self.window.is_some()
+    }
+
+    /// What the way of running it is called.
+    pub(super) fn way(&self) -> Way {
+        match (self.lookup, self.window) {
+            (Some(_), _) => Way::Gather,
+            (None, Some(_)) => Way::Band,
+            (None, None) => Way::Stream,
+        }
     }
 
     /// Lists with rows of their own, and lists that share their rows.
@@ -123,7 +146,8 @@ impl<'c> Rows<'c> {
 
     /// From a row to the next, elements.
     pub(super) fn row_stride(&self) -> isize {
-        self.lookup.map_or_else(|| self.along_list(&self.rows.strides), |lookup| lookup.stride)
+        let chosen = self.lookup.map(|lookup| lookup.stride).or(self.window.map(|window| window.stride));
+        chosen.unwrap_or_else(|| self.along_list(&self.rows.strides))
     }
 
     /// The most elements that loads and stores may take at once: 16 bytes' worth, less where something is not aligned.
@@ -213,11 +237,11 @@ impl<'c> Rows<'c> {
     pub(super) fn gather_seconds(&self, machine: &Machine) -> f64 {
         let visited = self.lists() as f64 * self.k() as f64 * (self.d() * self.size()) as f64;
         let distinct = self.contraction.distinct_elements(self.rows) * self.size() as f64;
-        let rate = match self.lookup {
-            None => machine.read_bytes_per_second,
+        let rate = match self.is_chosen() {
+            false => machine.read_bytes_per_second,
             // Part of what the L2 would give comes from the L1 already.
-            Some(_) if distinct < 0.6 * machine.l2_bytes as f64 => machine.l2_bytes_per_second * 1.35,
-            Some(_) => machine.read_bytes_per_second * 1.4,
+            true if distinct < 0.6 * machine.l2_bytes as f64 => machine.l2_bytes_per_second * 1.35,
+            true => machine.read_bytes_per_second * 1.4,
         };
         LAUNCH_SECONDS + (visited / rate).max(self.contraction.distinct_bytes() / machine.read_bytes_per_second)
     }
@@ -242,7 +266,7 @@ impl<'c> Rows<'c> {
             DType::BF16 => 2,
             _ => 3,
         };
-        let table = self.lookup.map_or(0, |lookup| lookup.entry_bytes);
+        let table = self.lookup.map_or(usize::from(self.window.is_some()), |lookup| lookup.entry_bytes);
         let status = i32::from(lowering.contraction.bounds == Bounds::Error && self.lookup.is_some());
         let outer = self.outer.len();
         let (d, split, weighted) = (self.d(), self.split, i32::from(self.other.is_some()));
@@ -259,7 +283,13 @@ impl<'c> Rows<'c> {
         let size = |place: usize| self.outer.get(place).map_or(1, |&at| self.len(at) as u32);
         let zeros = vec![0; self.contraction.loops.len()];
         let out = &self.contraction.out;
-        let table = self.lookup.map_or(&zeros, |lookup| &lookup.table_strides);
+        let positions: Vec<isize> =
+            self.window.iter().flat_map(|window| &window.coefficients).map(|&step| step as isize).collect();
+        let table = match (self.lookup, self.window) {
+            (Some(lookup), _) => &lookup.table_strides,
+            (None, Some(_)) => &positions,
+            (None, None) => &zeros,
+        };
         let other = self.other.map_or(&zeros, |other| &other.strides);
         let along = |strides: &[isize]| {
             let strides: Vec<isize> =
@@ -295,6 +325,7 @@ impl<'c> Rows<'c> {
             int(self.along_list(&out.strides)),
             int(self.along_list(other)),
             Value::Int(self.n() as i64),
+            Value::Int(self.window.map_or(0, |window| window.offset)),
             Value::Pair(self.k() as u32, self.k().div_ceil(part) as u32),
             Value::Pair(part as u32, per_block as u32),
         ]);
