@@ -253,6 +253,8 @@ fn lists_of_whole_chunks() -> Vec<AttentionCase> {
         (DType::BF16, DType::I32, [2, 3, 70, 90, 17, 32]),
         (DType::F16, DType::I64, [2, 3, 70, 90, 17, 32]),
         (DType::F32, DType::I32, [2, 3, 70, 90, 17, 32]),
+        (DType::F32, DType::I64, [1, 2, 130, 300, 400, 36]),
+        (DType::F16, DType::I32, [1, 1, 67, 5000, 300, 24]),
         (DType::BF16, DType::I32, [1, 2, 20_001, 70, 19, 64]),
         (DType::F32, DType::I64, [1, 1, 34_003, 6007, 17, 32]),
     ];
@@ -339,7 +341,7 @@ fn every_kernel_compiles_of_attention() {
     let mut kinds: Vec<&str> = sources.iter().map(|(kernel, ..)| *kernel).collect();
     kinds.sort_unstable();
     kinds.dedup();
-    for kernel in ["rows", "resident", "nest", "grad_query", "grad_key", "entries", "zero", "narrow"] {
+    for kernel in ["rows", "resident", "tiles", "nest", "grad_query", "grad_key", "entries", "zero", "narrow"] {
         assert!(kinds.contains(&format!("attention_{kernel}").as_str()), "no {kernel} among {kinds:?}");
     }
     compile_all(&sources, &kinds);

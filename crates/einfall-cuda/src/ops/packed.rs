@@ -168,10 +168,16 @@ impl Side {
         loops.map(|&at| contraction.loops[at].len).product()
     }
 
-    /// Whether it is of half types and its lines, or its matrices, do not begin at multiples of 16 bytes.
+    /// Whether it is of half types and its lines, or its matrices, do not begin at multiples of 16 bytes, or its lines are
+    /// no multiples of them.
     fn is_misaligned(&self, contraction: &Contraction) -> bool {
-        let steps = [&self.batch, &self.rows, &self.columns].map(|loops| walk(contraction, &self.access, loops));
-        contraction.dtype.bytes() == 2 && steps.into_iter().flatten().any(|step| step != 1 && step % 8 != 0)
+        let len = |loops: &[usize]| loops.iter().map(|&at| contraction.loops[at].len).product::<usize>();
+        let apart = |loops: &Vec<usize>| match walk(contraction, &self.access, loops) {
+            Some(1) => !len(loops).is_multiple_of(8),
+            Some(step) => step % 8 != 0,
+            None => false,
+        };
+        contraction.dtype.bytes() == 2 && [&self.batch, &self.rows, &self.columns].into_iter().any(apart)
     }
 
     /// The tensor in scratch memory, with its rows or its columns contiguous and a whole number of loads long; and how

@@ -10,6 +10,7 @@ pub mod nest;
 pub mod resident;
 pub mod rows;
 pub mod tensor;
+pub mod tiles;
 
 use einfall_plan::{Attention, AttentionKernelSpec, Estimate, Machine, Pass};
 use einfall_tensor::DType;
@@ -30,6 +31,7 @@ pub struct AttentionKernel {
 pub const ATTENTION_KERNELS: &[AttentionKernel] = &[
     AttentionKernel { name: "band", estimate: tensor::band::estimate, lower: tensor::band::lower },
     AttentionKernel { name: "grouped", estimate: tensor::grouped::estimate, lower: tensor::grouped::lower },
+    AttentionKernel { name: "tiles", estimate: tiles::estimate, lower: tiles::lower },
     AttentionKernel { name: "resident", estimate: resident::estimate, lower: resident::lower },
     AttentionKernel { name: "rows", estimate: rows::estimate, lower: rows::lower },
     AttentionKernel { name: "nest", estimate: nest::estimate, lower: nest::lower },
