@@ -7,7 +7,9 @@ use std::collections::HashSet;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-use common::attention::{call as attention_call, check as check_attention, run as run_attention};
+use common::attention::{
+    call as attention_call, check as check_attention, check_with as check_attention_with, run as run_attention,
+};
 use common::ways::{WAYS, Way, case_of};
 use common::{call, check_call, check_case};
 use einfall::{AbsentGpu, Attend, CudaDevice, DType, Device, Einsum, Machine, View, example_gpu};
@@ -255,7 +257,7 @@ fn lists_of_whole_chunks() -> Vec<AttentionCase> {
         (DType::F32, DType::I32, [2, 3, 70, 90, 17, 32]),
         (DType::F32, DType::I64, [1, 2, 130, 300, 400, 36]),
         (DType::F16, DType::I32, [1, 1, 67, 5000, 300, 24]),
-        (DType::BF16, DType::I32, [1, 2, 20_001, 70, 19, 64]),
+        (DType::BF16, DType::I32, [1, 2, 17_001, 70, 16, 64]),
         (DType::F32, DType::I64, [1, 1, 34_003, 6007, 17, 32]),
     ];
     kinds.map(case).to_vec()
@@ -476,10 +478,13 @@ fn random_attentions_match_the_oracle_on_the_gpu() {
 #[test]
 #[ignore = "needs an NVIDIA GPU"]
 fn every_kernel_of_attention_matches_the_oracle_on_the_gpu() {
-    let kernels = ops::attention::ATTENTION_KERNELS.iter();
-    every(kernels.flat_map(|kernel| attentions().map(|case| (kernel.name, case))), |(kernel, case), device| {
-        let checked = check_attention(&case, &attention_call(&case, device).kernel(kernel));
-        checked.map_err(|why| format!("{kernel}: {why}"))
+    every(attentions(), |case, device| {
+        let expected = case.expected().map_err(|error| error.to_string());
+        for kernel in ops::attention::ATTENTION_KERNELS {
+            let call = attention_call(&case, device).kernel(kernel.name);
+            check_attention_with(&case, &call, &expected).map_err(|why| format!("{}: {why}", kernel.name))?;
+        }
+        Ok(())
     });
 }
 
