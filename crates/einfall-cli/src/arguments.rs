@@ -286,7 +286,7 @@ pub enum Experiment {
     Keys(KeysArgs),
     /// Einsums of dense arrays, from benchmarks, textbooks and other projects' issues
     #[command(after_help = DENSE_HELP)]
-    Dense(SuiteArgs),
+    Dense(DenseArgs),
     /// Einsums whose keys a table or a window selects: attention, graphs, experts, embedding bags
     #[command(after_help = LOOKUPS_HELP)]
     Lookups(SuiteArgs),
@@ -302,6 +302,9 @@ The floor is the least time that this machine could take: the distinct bytes at 
 arithmetic at its peak. The summary says how einfall compares with the fastest peer of each case, where it \
 loses, how near the floor it is, and how far predicted times are off.
 
+--random draws equations of one to three operands, lengths up to 4096, arrays up to 16 MB, and types; the same \
+seed draws the same.
+
 Files: dense.json and dense.html, in --out.
 
 Examples:
@@ -309,6 +312,7 @@ Examples:
   einfall bench dense --peers --out results
   einfall bench dense --only tccg,matmul --threads 1
   einfall bench dense --device cuda --peers --dtype f32,bf16
+  einfall bench dense --random 500 --peers --no-compile --budget 0.05
   einfall bench dense --list";
 
 const LOOKUPS_HELP: &str = "\
@@ -330,8 +334,27 @@ Examples:
   einfall bench lookups --device cuda --peers
   einfall bench lookups --list";
 
-/// Arguments of `einfall bench dense` and `einfall bench lookups`.
+/// Arguments of `einfall bench dense`.
 #[derive(Debug, Args)]
+pub struct DenseArgs {
+    /// What both suites have.
+    #[command(flatten)]
+    pub suite: SuiteArgs,
+    /// So many equations drawn at random from --seed, random/0 and so on, instead of the suite
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub random: Option<u32>,
+}
+
+impl DenseArgs {
+    /// All of them in one.
+    #[must_use]
+    pub fn suite(&self) -> SuiteArgs {
+        SuiteArgs { random: self.random, ..self.suite.clone() }
+    }
+}
+
+/// Arguments of `einfall bench dense` and `einfall bench lookups`.
+#[derive(Clone, Debug, Args)]
 pub struct SuiteArgs {
     /// Cases, or sections that stand for all their cases [default: all]
     #[arg(long, value_name = "NAME", value_delimiter = ',', num_args = 1..)]
@@ -384,6 +407,9 @@ pub struct SuiteArgs {
     /// A description of the machine, instead of measuring it
     #[arg(long, hide = true, value_name = "FILE")]
     pub machine: Option<PathBuf>,
+    /// So many random equations instead of the suite.
+    #[arg(skip)]
+    pub random: Option<u32>,
 }
 
 /// Arguments of `einfall bench keys`.

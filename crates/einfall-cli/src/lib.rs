@@ -92,7 +92,7 @@ pub fn bench_keys(surroundings: &Surroundings<'_>) -> Result<BenchReport, Failur
 /// As [`bench_keys`].
 pub fn bench_suite(surroundings: &Surroundings<'_>) -> Result<SuiteReport, Failure> {
     match experiment(surroundings)? {
-        Experiment::Dense(args) => bench::suite::measure(Suite::Dense, &args, surroundings),
+        Experiment::Dense(args) => bench::suite::measure(Suite::Dense, &args.suite(), surroundings),
         Experiment::Lookups(args) => bench::suite::measure(Suite::Lookups, &args, surroundings),
         Experiment::Keys(_) => Err(Failure::bad_input("this is no suite")),
     }

@@ -27,7 +27,7 @@ pub fn run(cli: &Cli, surroundings: &Surroundings<'_>, out: &mut dyn Write) -> R
         Command::Machine(args) => machine::run(args, out),
         Command::Bench(args) => match &args.experiment {
             Experiment::Keys(args) => keys::run(args, surroundings, out),
-            Experiment::Dense(args) => suite::run(Suite::Dense, args, surroundings, out),
+            Experiment::Dense(args) => suite::run(Suite::Dense, &args.suite(), surroundings, out),
             Experiment::Lookups(args) => suite::run(Suite::Lookups, args, surroundings, out),
         },
         Command::Completions { shell } => {

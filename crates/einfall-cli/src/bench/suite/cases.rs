@@ -9,6 +9,7 @@ use einfall::DType;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
+use super::random;
 use crate::failure::Failure;
 
 /// A contraction of dense operands.
@@ -19,7 +20,7 @@ pub(super) struct Dense {
     pub(super) sizes: BTreeMap<String, usize>,
     #[serde(deserialize_with = "dtype")]
     pub(super) dtype: DType,
-    source: String,
+    pub(super) source: String,
 }
 
 /// A contraction whose keys a table or a window selects.
@@ -119,9 +120,13 @@ impl Named for Lookup {
     }
 }
 
-/// The contractions with these names; all without names.
-pub(super) fn dense(only: &[String]) -> Result<Vec<Dense>, Failure> {
-    named(read(include_str!("../../../../../testdata/suites/contractions.json")), only)
+/// The contractions with these names; all without names. Of the suite, or so many drawn from a seed.
+pub(super) fn dense(only: &[String], random: Option<(usize, u64)>) -> Result<Vec<Dense>, Failure> {
+    let all = match random {
+        Some((count, seed)) => random::cases(count, seed),
+        None => read(include_str!("../../../../../testdata/suites/contractions.json")),
+    };
+    named(all, only)
 }
 
 /// The lookups with these names, as far as they are for the processor, or for a GPU.
@@ -183,7 +188,7 @@ mod tests {
 
     #[test]
     fn the_suites_are_read_whole() {
-        let dense = dense(&[]).unwrap();
+        let dense = dense(&[], None).unwrap();
         assert_eq!(dense.len(), 71);
         assert_eq!(dense.iter().filter(|case| case.section() == "tccg").count(), 24);
         let (cpu, gpu) = (lookups(&[], false).unwrap(), lookups(&[], true).unwrap());
@@ -193,7 +198,7 @@ mod tests {
 
     #[test]
     fn names_select_cases_and_sections() {
-        let only = |names: &[&str]| dense(&names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>());
+        let only = |names: &[&str]| dense(&names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>(), None);
         assert_eq!(only(&["matmul"]).unwrap().len(), 1);
         assert_eq!(only(&["tccg", "bmm", "matmul"]).unwrap().len(), 26);
         let refused = |name: &str| only(&[name]).unwrap_err().to_string();

@@ -12,6 +12,7 @@ mod options;
 mod oracle;
 mod page;
 mod problem;
+mod random;
 pub mod record;
 mod run;
 mod summary;

@@ -29,7 +29,7 @@ impl Options {
         let mut problems = Vec::new();
         match suite {
             Suite::Dense => {
-                for case in cases::dense(&args.only)? {
+                for case in cases::dense(&args.only, args.random.map(|count| (count as usize, args.seed)))? {
                     let dtypes = dtypes(case.dtype, &args.dtype);
                     problems.extend(dtypes.into_iter().map(|dtype| Problem::dense(&case, dtype, args.quick)));
                 }
