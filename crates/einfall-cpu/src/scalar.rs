@@ -127,14 +127,50 @@ scalar!(f32, f32, 0.0, 1.0, |w| w, |n| n, |a, b| a + b, a * b, |t| Number::Real(
     Number::Integer(value) => value as f32,
     other => other.real() as f32,
 });
+// Half types by integer arithmetic without branches, which compilers make vector instructions of; the conversions of the type
+// itself ask the processor what it can do for every element.
+
+/// Exact; a NaN stays one. Exponents move up by 112, subnormal numbers by a product with 2^112.
+#[inline(always)]
+fn widened_f16(half: f16) -> f32 {
+    let bits = u32::from(half.to_bits());
+    let (sign, magnitude) = ((bits & 0x8000) << 16, (bits & 0x7fff) << 13);
+    let number = (f32::from_bits(magnitude) * f32::from_bits(0x7780_0000)).to_bits();
+    let top = if magnitude >= 0x0f80_0000 { 0x7f80_0000 } else { 0 };
+    f32::from_bits(number | top | sign)
+}
+
+/// To nearest, ties to even; a NaN stays one. Subnormal results are rounded by adding 0.5, whose last bit has their weight.
+#[inline(always)]
+fn narrowed_f16(number: f32) -> f16 {
+    let bits = number.to_bits();
+    let (sign, magnitude) = ((bits >> 16) & 0x8000, bits & 0x7fff_ffff);
+    let odd = (magnitude >> 13) & 1;
+    let normal = magnitude.wrapping_sub(112 << 23).wrapping_add(0xfff + odd) >> 13;
+    let subnormal = (f32::from_bits(magnitude) + 0.5).to_bits().wrapping_sub(0x3f00_0000);
+    let special = if magnitude > 0x7f80_0000 { 0x7e00 } else { 0x7c00 };
+    let rounded = if magnitude < 113 << 23 { subnormal } else { normal };
+    let rounded = if magnitude >= 0x4780_0000 { special } else { rounded };
+    f16::from_bits((rounded | sign) as u16)
+}
+
+/// To nearest, ties to even; a NaN stays one.
+#[inline(always)]
+fn narrowed_bf16(number: f32) -> bf16 {
+    let bits = number.to_bits();
+    let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16;
+    let nan = (bits >> 16) | 0x40;
+    bf16::from_bits(if bits & 0x7fff_ffff > 0x7f80_0000 { nan } else { rounded } as u16)
+}
+
 scalar!(f64, f64, 0.0, 1.0, |w| w, |n| n, |a, b| a + b, a * b, |t| Number::Real(t), |f| f.real());
 scalar!(
     f16,
     f32,
     0.0,
     1.0,
-    |w| w.to_f32(),
-    |n| f16::from_f32(n),
+    |w| widened_f16(w),
+    |n| narrowed_f16(n),
     |a, b| a + b,
     a * b,
     |t| Number::Real(t.to_f64()),
@@ -145,8 +181,8 @@ scalar!(
     f32,
     0.0,
     1.0,
-    |w| w.to_f32(),
-    |n| bf16::from_f32(n),
+    |w| f32::from_bits(u32::from(w.to_bits()) << 16),
+    |n| narrowed_bf16(n),
     |a, b| a + b,
     a * b,
     |t| Number::Real(t.to_f64()),
@@ -203,6 +239,24 @@ mod tests {
         assert_eq!(u64::from_number(u64::MAX.to_number()), u64::MAX);
         assert_eq!(Complex::<f32>::from_number(bf16::from_f32(1.5).to_number()), Complex::new(1.5, 0.0));
         assert_eq!(bf16::from_number(Number::Real(f64::from(1.003_906_2f32))).to_f32(), 1.0, "ties go to even");
+    }
+
+    #[test]
+    fn half_types_convert_as_their_crate_does() {
+        let same = |ours: f32, theirs: f32| ours.to_bits() == theirs.to_bits() || (ours.is_nan() && theirs.is_nan());
+        for bits in 0..=u16::MAX {
+            let (half, brain) = (f16::from_bits(bits), bf16::from_bits(bits));
+            assert!(same(half.widen(), half.to_f32()), "{bits:#x}");
+            assert!(same(brain.widen(), brain.to_f32()), "{bits:#x}");
+        }
+        // All exponents, with the mantissas around every tie.
+        for high in 0..=u16::MAX {
+            for low in [0, 1, 0x0fff, 0x1000, 0x1001, 0x2000, 0x3000, 0x7fff, 0x8000, 0x8001, 0xffff] {
+                let number = f32::from_bits(u32::from(high) << 16 | low);
+                assert!(same(f16::narrow(number).to_f32(), f16::from_f32(number).to_f32()), "{number:e}");
+                assert!(same(bf16::narrow(number).to_f32(), bf16::from_f32(number).to_f32()), "{number:e}");
+            }
+        }
     }
 
     #[test]

@@ -9,6 +9,7 @@ mod map;
 mod plain;
 
 use einfall_plan::{Access, Contraction, Cost, Estimate, Machine, Role, Way};
+use einfall_tensor::half::{bf16, f16};
 use einfall_tensor::{DType, with_element};
 
 use crate::ops::Run;
@@ -134,6 +135,11 @@ pub unsafe fn run(run: &Run<'_>) -> Result<(), BadTable> {
                 typed::<T, T>(run)
             } else if out_dtype == dtype.accumulator() {
                 typed::<T, <T as Scalar>::Acc>(run)
+            } else if (dtype, out_dtype) == (DType::F32, DType::BF16) {
+                // Finished sums are rounded by vector instructions too.
+                typed::<f32, bf16>(run)
+            } else if (dtype, out_dtype) == (DType::F32, DType::F16) {
+                typed::<f32, f16>(run)
             } else {
                 with_element!(out_dtype, U => convert::<T, U>(run))
             }

@@ -323,7 +323,7 @@ pub(super) unsafe fn products<T: Scalar, U: Scalar<Acc = T::Acc>>(
                 match (along[0], along[2]) {
                     (1, 1) => for_isa!(isa, fill::<T, U>(count, o, 1, |i| l.offset(i).read_unaligned().widen())),
                     (step, stride) => {
-                        fill::<T, U>(count, o, stride, |i| l.offset(i * step).read_unaligned().widen());
+                        for_isa!(isa, fill::<T, U>(count, o, stride, |i| l.offset(i * step).read_unaligned().widen()))
                     }
                 }
                 continue;
@@ -341,9 +341,12 @@ pub(super) unsafe fn products<T: Scalar, U: Scalar<Acc = T::Acc>>(
                     let a = l.read_unaligned();
                     for_isa!(isa, fill::<T, U>(count, o, 1, |i| product(a, r.offset(i).read_unaligned())));
                 }
-                [ls, rs, os] => fill::<T, U>(count, o, os, |i| {
-                    product(l.offset(i * ls).read_unaligned(), r.offset(i * rs).read_unaligned())
-                }),
+                [ls, rs, os] => for_isa!(
+                    isa,
+                    fill::<T, U>(count, o, os, |i| {
+                        product(l.offset(i * ls).read_unaligned(), r.offset(i * rs).read_unaligned())
+                    })
+                ),
             }
         }
     }
