@@ -6,6 +6,7 @@
 //! cheapest order is then mended a few neighbours at a time. Both are deterministic: the same equation always gets the same order, hence the same bits.
 
 mod greedy;
+mod linear;
 mod tree;
 
 use std::collections::BTreeMap;
@@ -67,9 +68,14 @@ pub fn find_path(network: &Network<'_>, order: &Order) -> Result<Path, String> {
     }
 }
 
-/// The same order, its subtrees of a few operands ordered anew for other lengths.
-pub(crate) fn mended(network: &Network<'_>, path: &Path) -> Path {
-    Path { pairs: tree::mended(network, &path.pairs), method: path.method }
+/// The same order, its subtrees of a few operands ordered anew for other lengths, small results preferred.
+pub(crate) fn mended(network: &Network<'_>, path: &Path, limit: usize) -> Path {
+    Path { pairs: tree::mended(network, &path.pairs, limit as f64), method: path.method }
+}
+
+/// Shows orders that may need few elements at a time, some of them near the given one.
+pub(crate) fn search_within(network: &Network<'_>, path: &Path, limit: usize, mut visit: impl FnMut(Path)) {
+    tree::search_within(network, &path.pairs, limit as f64, |pairs| visit(Path { pairs, method: path.method }));
 }
 
 fn left_to_right(operands: usize, method: &'static str) -> Path {

@@ -11,6 +11,7 @@ use smallvec::SmallVec;
 
 use super::Network;
 use super::greedy::{Taste, greedy};
+use super::linear::{ends, linear};
 use crate::problem::LabelId;
 
 /// Labels of a tensor as small numbers, in order.
@@ -48,6 +49,8 @@ pub(super) struct Leaves {
     /// Length by label.
     pub(super) lens: Vec<f64>,
     kept: Vec<bool>,
+    /// Elements that an intermediate result should not exceed.
+    limit: f64,
 }
 
 impl Leaves {
@@ -72,7 +75,16 @@ impl Leaves {
             set.dedup();
             Labels(set)
         };
-        Leaves { sets: network.operands.iter().map(set).collect(), lens, kept }
+        Leaves { sets: network.operands.iter().map(set).collect(), lens, kept, limit: f64::INFINITY }
+    }
+
+    fn within(network: &Network<'_>, limit: f64) -> Leaves {
+        Leaves { limit: limit.max(1.0), ..Leaves::new(network) }
+    }
+
+    /// What a result of so many elements costs, apart from the work to make it.
+    fn stored(&self, size: f64) -> f64 {
+        WRITTEN * size * (1.0 + OVER * (size / self.limit).min(1e60).powi(2))
     }
 
     /// Whether the output has a label.
@@ -88,6 +100,9 @@ impl Leaves {
 /// What an element that is written, and read again later, costs in multiply-adds. Measured: 8 bytes through a cache take
 /// as long as four multiply-adds of a matrix product.
 const WRITTEN: f64 = 4.0;
+/// How much more an element costs in a result as large as the memory limit; it grows with the square of the size, for what
+/// is larger is cut into slices, each of which repeats other work.
+const OVER: f64 = 16.0;
 /// Seconds of a multiply-add, for the length of the search: what networks take, between the rates of one core's matrix
 /// product and of its memory.
 const MULTIPLY_ADD_SECONDS: f64 = 4e-11;
@@ -105,6 +120,9 @@ const MOST_TRIALS: usize = 64;
 const PATIENCE: usize = 8;
 /// Orders that are mended at most.
 const MENDED: usize = 4;
+/// Greedy orders that are tried under a memory limit at most, and operands of all of them together.
+const MOST_WITHIN: usize = 12;
+const TRIED_OPERANDS: usize = 3000;
 
 /// The cheapest order that a search of suitable length finds.
 ///
@@ -151,12 +169,42 @@ pub(super) fn search(network: &Network<'_>) -> Vec<(usize, usize)> {
     best.pairs(&leaves)
 }
 
-/// The same order with subtrees mended, for about as long as one run takes.
-pub(super) fn mended(network: &Network<'_>, pairs: &[(usize, usize)]) -> Vec<(usize, usize)> {
-    let leaves = Leaves::new(network);
+/// The same order with subtrees mended, for about as long as one run takes, with results of at most `limit` elements
+/// preferred.
+pub(super) fn mended(network: &Network<'_>, pairs: &[(usize, usize)], limit: f64) -> Vec<(usize, usize)> {
+    let leaves = Leaves::within(network, limit);
     let mut tree = Tree::new(&leaves, pairs);
     tree.mend(&leaves, SMALL);
     tree.pairs(&leaves)
+}
+
+/// Orders under a limit: the cheapest found without one, greedy ones, and some that take one operand after the other;
+/// each mended with results of at most `limit` elements preferred, and of at most an eighth of that.
+pub(super) fn search_within(
+    network: &Network<'_>,
+    pairs: &[(usize, usize)],
+    limit: f64,
+    mut visit: impl FnMut(Vec<(usize, usize)>),
+) {
+    let plain = Leaves::new(network);
+    let trials = (TRIED_OPERANDS / plain.sets.len()).clamp(2, MOST_WITHIN);
+    let greedy_orders = (0..trials).map(|number| {
+        let (alpha, temperature) = ([0.0, 1.0, 0.5, 2.0][number % 4], [0.0, 0.1, 0.3][number / 4 % 3]);
+        greedy(&plain, Taste { alpha, temperature, seed: number as u64 }).0
+    });
+    let linear_orders = ends(&plain).into_iter().map(|start| linear(&plain, start));
+    let first = std::iter::once(pairs.to_vec());
+    for pairs in first.chain(linear_orders).chain(greedy_orders) {
+        visit(Tree::new(&plain, &pairs).pairs(&plain));
+        for part in [1.0, 8.0] {
+            let leaves = Leaves::within(network, limit / part);
+            let mut tree = Tree::new(&leaves, &pairs);
+            for most in [SMALL, LARGE] {
+                tree.mend(&leaves, most);
+            }
+            visit(tree.pairs(&leaves));
+        }
+    }
 }
 
 /// A node: a leaf without children, or the product of two others.
@@ -189,7 +237,7 @@ impl Tree {
                 nodes[at].labels.iter().for_each(|label| left[label as usize] -= 1);
             }
             labels.iter().for_each(|label| left[label as usize] += 1);
-            let cost = leaves.size(all.iter()) + WRITTEN * leaves.size(labels.iter());
+            let cost = leaves.size(all.iter()) + leaves.stored(leaves.size(labels.iter()));
             nodes.push(Node { children: Some((a, b)), labels, cost });
         }
         Tree { root: nodes.len() - 1, operands: leaves.sets.len(), nodes }
@@ -241,7 +289,7 @@ impl Tree {
         let set = |at: usize| self.nodes[at].labels.iter().fold(0u128, |set, label| set | bit(label));
         let sets: SmallVec<[u128; LARGE]> = frontier.iter().map(|&at| set(at)).collect();
         let lens: SmallVec<[f64; 64]> = ids.iter().map(|&label| leaves.lens[label as usize]).collect();
-        let best = cheapest(&sets, set(root), &lens);
+        let best = cheapest(&sets, set(root), &lens, &|size| leaves.stored(size));
         let full = best.len() - 1;
         if best[full].cost >= before * (1.0 - 1e-9) {
             return;
@@ -327,7 +375,7 @@ struct Subset {
 }
 
 /// Dynamic programming over all subsets of at most [`LARGE`] leaves.
-fn cheapest(sets: &[u128], output: u128, lens: &[f64]) -> Vec<Subset> {
+fn cheapest(sets: &[u128], output: u128, lens: &[f64], stored: &dyn Fn(f64) -> f64) -> Vec<Subset> {
     let full = (1usize << sets.len()) - 1;
     let size = |mut labels: u128| {
         let mut size = 1.0;
@@ -348,7 +396,7 @@ fn cheapest(sets: &[u128], output: u128, lens: &[f64]) -> Vec<Subset> {
             continue;
         }
         let labels = unions[subset] & (unions[full & !subset] | output);
-        let written = WRITTEN * size(labels);
+        let written = stored(size(labels));
         let mut found = Subset { cost: f64::INFINITY, part: 0, labels };
         let mut part = (subset - 1) & subset;
         while part > subset & !part {
