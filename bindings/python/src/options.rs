@@ -46,6 +46,7 @@ impl Options {
             Order::Greedy => 2,
             Order::Exact => 3,
             Order::Given(_) => 4,
+            Order::Thorough => 5,
         };
         let dtype = self.dtype.map_or(0, |dtype| dtype as u64 + 1);
         let flags = [self.memory_limit.is_some(), !self.sizes.is_empty(), self.out.is_some()];
@@ -160,12 +161,13 @@ pub(crate) fn optimize(given: &Bound<'_, PyAny>) -> PyResult<(Order, Option<usiz
 /// The order that a word stands for.
 pub(crate) fn named_order(name: &str) -> PyResult<Order> {
     match name {
-        "auto" | "auto-hq" => Ok(Order::Auto),
+        "auto" => Ok(Order::Auto),
+        "auto-hq" => Ok(Order::Thorough),
         "greedy" => Ok(Order::Greedy),
         "optimal" | "exact" | "dp" => Ok(Order::Exact),
         "left-to-right" => Ok(Order::LeftToRight),
         other => Err(PyValueError::new_err(format!(
-            "`optimize` is `{other}`\nhint: it may be `auto`, `greedy`, `optimal`, `left-to-right`, true, false or a path"
+            "`optimize` is `{other}`\nhint: it may be `auto`, `auto-hq`, `greedy`, `optimal`, `left-to-right`, true, false or a path"
         ))),
     }
 }

@@ -5,6 +5,7 @@
 //! (dynamic programming over subsets, minimising multiply-adds); more by greedy searches, whose
 //! cheapest order is then mended a few neighbours at a time. Both are deterministic: the same equation always gets the same order, hence the same bits.
 
+mod anneal;
 mod greedy;
 mod linear;
 mod tree;
@@ -26,6 +27,8 @@ pub enum Order {
     Greedy,
     /// Exact search, whatever it takes.
     Exact,
+    /// Exact for few operands, else a long search by annealing, about 0.3 s: for plans that are used often.
+    Thorough,
     /// NumPy's form: each step takes these positions out of the list and appends its result.
     Given(Vec<Vec<usize>>),
 }
@@ -35,7 +38,7 @@ pub enum Order {
 pub struct Path {
     /// The pairs in order.
     pub pairs: Vec<(usize, usize)>,
-    /// How it was found: `exact`, `greedy`, `left to right` or `given`.
+    /// How it was found: `exact`, `greedy`, `annealed`, `left to right` or `given`.
     pub method: &'static str,
 }
 
@@ -62,8 +65,9 @@ pub fn find_path(network: &Network<'_>, order: &Order) -> Result<Path, String> {
         Order::Given(steps) => given(operands, steps),
         _ if operands <= 2 => Ok(left_to_right(operands, "pair")),
         Order::LeftToRight => Ok(left_to_right(operands, "left to right")),
-        Order::Auto if operands <= MOST_EXACT => Ok(exact(network)),
+        Order::Auto | Order::Thorough if operands <= MOST_EXACT => Ok(exact(network)),
         Order::Exact if operands <= 16 => Ok(exact(network)),
+        Order::Thorough => Ok(Path { pairs: anneal::search(network, &tree::search(network)), method: "annealed" }),
         Order::Auto | Order::Greedy | Order::Exact => Ok(Path { pairs: tree::search(network), method: "greedy" }),
     }
 }
@@ -283,6 +287,30 @@ mod tests {
             let found = multiply_adds(&operands, &output, &lens, &path);
             assert!(found <= 1.1 * best[0][matrices], "{matrices}: {found} against {}", best[0][matrices]);
         }
+    }
+
+    #[test]
+    fn a_long_search_finds_cheaper_orders_and_always_the_same() {
+        // A grid whose neighbours share labels of lengths 2 to 4.
+        let (rows, columns) = (7, 8);
+        let down = |row: u32, column: u32| LabelId(row * columns + column);
+        let right = |row: u32, column: u32| LabelId(1000 + row * columns + column);
+        let mut operands = Vec::new();
+        for row in 0..rows {
+            for column in 0..columns {
+                let mut labels = vec![down(row, column), right(row, column)];
+                labels.extend((row > 0).then(|| down(row - 1, column)));
+                labels.extend((column > 0).then(|| right(row, column - 1)));
+                operands.push(labels);
+            }
+        }
+        let lens = |label: LabelId| 2 + label.0 as usize * 7919 % 3;
+        let network = Network { operands: &operands, lens: &lens, output: &[] };
+        let find = |order: Order| find_path(&network, &order).unwrap();
+        let (short, long) = (find(Order::Auto), find(Order::Thorough));
+        let work = |path: &Path| multiply_adds(&operands, &[], &lens, path);
+        assert!(work(&long) < 0.9 * work(&short), "{} against {}", work(&long), work(&short));
+        assert_eq!((find(Order::Thorough).pairs, long.method), (long.pairs, "annealed"));
     }
 
     #[test]

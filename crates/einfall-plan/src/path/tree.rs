@@ -23,6 +23,11 @@ impl Labels {
         self.0.iter().copied()
     }
 
+    /// Those that the other has too.
+    pub(super) fn within(&self, other: &Labels) -> Labels {
+        Labels(self.iter().filter(|label| other.0.binary_search(label).is_ok()).collect())
+    }
+
     /// The labels of either that are `kept`, which is told whether both have one.
     pub(super) fn joined(&self, other: &Labels, kept: impl Fn(u32, bool) -> bool) -> Labels {
         let (mut a, mut b) = (self.0.as_slice(), other.0.as_slice());
@@ -83,7 +88,7 @@ impl Leaves {
     }
 
     /// What a result of so many elements costs, apart from the work to make it.
-    fn stored(&self, size: f64) -> f64 {
+    pub(super) fn stored(&self, size: f64) -> f64 {
         WRITTEN * size * (1.0 + OVER * (size / self.limit).min(1e60).powi(2))
     }
 
@@ -113,8 +118,8 @@ const CANDIDATE_SECONDS: f64 = 0.25e-6;
 const LARGE_SECONDS: f64 = 40e-6;
 const SMALL_SECONDS: f64 = 5e-6;
 /// Leaves of a subtree that is ordered exactly, where there is much time for it, and where there is little.
-const LARGE: usize = 8;
-const SMALL: usize = 6;
+pub(super) const LARGE: usize = 8;
+pub(super) const SMALL: usize = 6;
 /// Greedy orders at most, and so many of them in a row that are no better.
 const MOST_TRIALS: usize = 64;
 const PATIENCE: usize = 8;
@@ -208,22 +213,24 @@ pub(super) fn search_within(
 }
 
 /// A node: a leaf without children, or the product of two others.
-struct Node {
-    children: Option<(usize, usize)>,
-    labels: Labels,
+#[derive(Clone)]
+pub(super) struct Node {
+    pub(super) children: Option<(usize, usize)>,
+    pub(super) labels: Labels,
     /// Multiply-adds of its own step and what its elements cost; nothing for a leaf.
-    cost: f64,
+    pub(super) cost: f64,
 }
 
 /// An order as a tree; the leaves come first, the root last.
-struct Tree {
-    nodes: Vec<Node>,
+#[derive(Clone)]
+pub(super) struct Tree {
+    pub(super) nodes: Vec<Node>,
     root: usize,
     operands: usize,
 }
 
 impl Tree {
-    fn new(leaves: &Leaves, pairs: &[(usize, usize)]) -> Tree {
+    pub(super) fn new(leaves: &Leaves, pairs: &[(usize, usize)]) -> Tree {
         let mut left: Vec<u32> = vec![0; leaves.lens.len()];
         leaves.sets.iter().flat_map(Labels::iter).for_each(|label| left[label as usize] += 1);
         let leaf = |labels: &Labels| Node { children: None, labels: labels.clone(), cost: 0.0 };
@@ -243,13 +250,13 @@ impl Tree {
         Tree { root: nodes.len() - 1, operands: leaves.sets.len(), nodes }
     }
 
-    fn cost(&self) -> f64 {
+    pub(super) fn cost(&self) -> f64 {
         self.nodes.iter().map(|node| node.cost).sum()
     }
 
     /// Orders every subtree of at most so many leaves that matters exactly, from the leaves to the root. Returns about how
     /// many seconds that took.
-    fn mend(&mut self, leaves: &Leaves, most: usize) -> f64 {
+    pub(super) fn mend(&mut self, leaves: &Leaves, most: usize) -> f64 {
         let (matters, mut seconds) = (self.cost() * 1e-4, 0.0);
         for root in self.inner_nodes() {
             // The subtree's leaves: what is most expensive to make is opened first.
@@ -317,7 +324,7 @@ impl Tree {
     }
 
     /// Inner nodes, children before parents.
-    fn inner_nodes(&self) -> Vec<usize> {
+    pub(super) fn inner_nodes(&self) -> Vec<usize> {
         let mut order = Vec::with_capacity(self.operands);
         let mut open = vec![self.root];
         while let Some(at) = open.pop() {
@@ -331,7 +338,7 @@ impl Tree {
     }
 
     /// Pairs of positions; of two subtrees the one comes first that lets fewer elements live at a time.
-    fn pairs(&self, leaves: &Leaves) -> Vec<(usize, usize)> {
+    pub(super) fn pairs(&self, leaves: &Leaves) -> Vec<(usize, usize)> {
         let inner = self.inner_nodes();
         let size = |at: usize| match self.nodes[at].children {
             Some(_) => leaves.size(self.nodes[at].labels.iter()),

@@ -80,7 +80,7 @@ pub(super) fn build(
             problem,
         });
     }
-    let fixed = !matches!(options.order, Order::Auto | Order::Greedy);
+    let fixed = !matches!(options.order, Order::Auto | Order::Greedy | Order::Thorough);
     let sliced = slice::choose_slices(&network, &mut path, options.memory_limit, fixed)?;
 
     let steps_of = |narrow: bool| {
