@@ -1,7 +1,8 @@
 //! Long searches: orders annealed by turning neighbours around, for plans that are used often.
 //!
 //! *In*: a network of more operands than can be ordered exactly. *Out*: the cheapest order found. The length is a number of
-//! moves, a fixed seed draws them, and no clock is read: the same network always gets the same order. About 0.3 s.
+//! moves, a fixed seed draws them, and no clock is read: the same network always gets the same order. 0.03 to 0.5 s,
+//! 3 s for 2000 operands.
 //!
 //! Method: simulated annealing (Kirkpatrick, Gelatt and Vecchi, 1983) over contraction trees, whose moves turn a node, one of
 //! its children and a grandchild around, as in Kalachev, Panteleev and Yung, "Multi-tensor contraction for XEB verification"
