@@ -56,7 +56,7 @@ fn settle(tree: &mut Tree, leaves: &Leaves) {
         loop {
             let before = tree.cost();
             tree.mend(leaves, most);
-            if tree.cost() > 0.99 * before {
+            if tree.cost() >= 0.99 * before {
                 break;
             }
         }

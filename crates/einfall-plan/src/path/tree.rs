@@ -167,7 +167,7 @@ pub(super) fn search(network: &Network<'_>) -> Vec<(usize, usize)> {
     while !enough(best.cost(), spent / 2.0) {
         let before = best.cost();
         spent += best.mend(&leaves, LARGE);
-        if best.cost() > 0.99 * before {
+        if best.cost() >= 0.99 * before {
             break;
         }
     }

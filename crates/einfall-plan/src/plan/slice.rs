@@ -61,7 +61,8 @@ fn slices_of(
         let peak = steps.peak(network, &sliced);
         let work = steps.work(network, &sliced);
         let slices: f64 = sliced.iter().map(|&label| (network.lens)(label) as f64).product();
-        if work * slices >= most {
+        // Work beyond all numbers is no reason where nothing cheaper is known.
+        if most.is_finite() && work * slices >= most {
             return Ok(None);
         }
         if slices > usize::MAX as f64 {
@@ -270,6 +271,27 @@ mod tests {
                 let again = limited(&case, part).1;
                 assert_eq!((again.path, again.sliced), (found.path, found.sliced));
             }
+        }
+    }
+
+    #[test]
+    fn work_beyond_all_numbers_is_refused() {
+        // Every operand shares labels of length 2^20 with six others, near and far.
+        let nodes = 150;
+        let mut operands = vec![Vec::new(); nodes];
+        for (number, step) in [1, 37, 61].into_iter().enumerate() {
+            for node in 0..nodes {
+                let label = LabelId((number * nodes + node) as u32);
+                operands[node].push(label);
+                operands[(node + step) % nodes].push(label);
+            }
+        }
+        let network = Network { operands: &operands, lens: &|_| 1 << 20, output: &[] };
+        for order in [Order::Auto, Order::Thorough] {
+            let mut path = find_path(&network, &order).expect("an order");
+            assert!(Steps::of(&network, &path).work(&network, &[]).is_infinite());
+            let error = choose_slices(&network, &mut path, Some(1000), false).expect_err("no slices are enough");
+            assert!(matches!(error, PlanError::TooManySlices { .. }), "{error}");
         }
     }
 }
