@@ -302,7 +302,7 @@ The floor is the least time that this machine could take: the distinct bytes at 
 arithmetic at its peak. The summary says how einfall compares with the fastest peer of each case, where it \
 loses, how near the floor it is, and how far predicted times are off.
 
---random draws equations of one to three operands, lengths up to 4096, arrays up to 16 MB, and types; the same \
+--random draws equations of one to three operands, lengths up to 4096, arrays of up to four million elements, and types; the same \
 seed draws the same.
 
 Files: dense.json and dense.html, in --out.
